@@ -1,0 +1,1 @@
+"""Words and decisions, pure: no I/O, no clock, no threads."""

@@ -1,0 +1,94 @@
+"""The one tree of errors.
+
+    TierfsError                       errno  what an operator does
+    |- ConfigError                    EINVAL corrects the setting that it names
+    |- MountError                     EIO    corrects the mountpoint, the device or the privileges that it names
+    |- ControlError                   EIO    starts the mount, or corrects the request
+    |- NotEligible                    EBUSY  waits, or takes away the reason that it names
+    |- CatalogError                   EIO    runs `tierfs check`
+    |- FileLost                       EIO    brings the object back, or removes the file
+    |- DeadlineExceeded               EIO    looks at the store and the network; raises cold_timeout
+    `- StoreError                     EIO
+       |- ObjectMissing               EIO    (404) the object was removed behind tierfs
+       |- ObjectChanged               EIO    (412, or another ETag) the object was overwritten behind tierfs
+       |- IntegrityError              EIO    bytes are not the ones that were archived
+       |- AccessDenied                EIO    (401, 403) corrects credentials or bucket policy
+       |- BucketMissing               EIO    creates the bucket or corrects its name
+       |- StoreRefused                EIO    (other 4xx) reads the store's message
+       `- StoreUnavailable            EIO    (5xx, 429, no connection, time-out) waits: the only one that is retried
+
+Each class carries the errno that a system call gets. `str(error)` is one sentence for a person.
+"""
+
+import errno as _errno
+from typing import ClassVar
+
+
+class TierfsError(Exception):
+    """Base of all errors of tierfs; `errno` is what a system call that meets it returns."""
+
+    errno: ClassVar[int] = _errno.EIO
+
+
+class ConfigError(TierfsError):
+    """A setting, a flag or an environment variable is unknown or nonsensical (EINVAL)."""
+
+    errno = _errno.EINVAL
+
+
+class MountError(TierfsError):
+    """The mount cannot be made, served or taken away (EIO)."""
+
+
+class ControlError(TierfsError):
+    """The control API cannot be reached or refused the request (EIO)."""
+
+
+class NotEligible(TierfsError):
+    """The policy's rules forbid this change of residency now; the message is the reason (EBUSY)."""
+
+    errno = _errno.EBUSY
+
+
+class CatalogError(TierfsError):
+    """The catalog cannot be opened, or is not one that this version reads (EIO)."""
+
+
+class FileLost(TierfsError):
+    """The only copy was in the bucket and is gone (EIO)."""
+
+
+class DeadlineExceeded(TierfsError):
+    """The cold store did not answer within the deadline of a cold read (EIO)."""
+
+
+class StoreError(TierfsError):
+    """Base of what a cold store answers when it does not do what it was asked (EIO)."""
+
+
+class ObjectMissing(StoreError):
+    """The object does not exist (404 NoSuchKey)."""
+
+
+class ObjectChanged(StoreError):
+    """The object is no longer the recorded one (412, or the answer carries another ETag or length)."""
+
+
+class IntegrityError(StoreError):
+    """Bytes that came back, or a checksum that the store computed, differ from what was archived."""
+
+
+class AccessDenied(StoreError):
+    """The credentials are missing, wrong, expired or not allowed to do this (401, 403)."""
+
+
+class BucketMissing(StoreError):
+    """The bucket, or the directory of a file:// store, does not exist."""
+
+
+class StoreRefused(StoreError):
+    """The store rejects the request for good (a 4xx that no retry mends)."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or is overloaded (5xx, 429, connection, time-out): worth a retry."""

@@ -1,0 +1,87 @@
+"""The nouns that the rooms pass to each other: frozen, without behaviour that needs the outside.
+
+Paths are bytes, relative to the root of the tree, without a leading slash; the root itself is b"".
+"""
+
+from dataclasses import dataclass
+from typing import NewType
+
+from tierfs.core.residency import Residency
+
+Ino = NewType("Ino", int)  # FUSE node id, which is also the st_ino that applications see
+HotIno = NewType("HotIno", int)  # inode number of a file in the hot directory
+Handle = NewType("Handle", int)  # FUSE file handle
+Fd = NewType("Fd", int)  # descriptor of this process
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells that hot bytes are still the ones that were archived.
+
+    ctime cannot be set by an application, so a write is noticed even when tierfs did not see it.
+    """
+
+    ino: HotIno
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) and getxattr(2) say of a regular file; sizes in bytes, times in nanoseconds since the epoch."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """One object in the bucket that holds the bytes of a file.
+
+    `sha256` and `crcs` (CRC-32 of each chunk, 4 bytes little-endian each) are empty for objects that tierfs did not write.
+    """
+
+    key: str
+    etag: str
+    size: int
+    version_id: str | None = None
+    chunk_size: int = 0
+    sha256: bytes = b""
+    crcs: bytes = b""
+
+    def crc_of(self, index: int) -> int | None:
+        """CRC-32 of chunk `index`, None where it is not known."""
+        packed = self.crcs[4 * index : 4 * index + 4]
+        return int.from_bytes(packed, "little") if packed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The catalog's truth about one file that is, or was, archived.
+
+    INVARIANT: `object` is set in MIRRORED, COLD, RESTORING and LOST. `identity` is set in ARCHIVING, MIRRORED, and
+    in HOT when the bytes are known. `misplaced` says that the object's key is not the one that the path asks for.
+    """
+
+    path: bytes
+    ino: Ino
+    residency: Residency
+    attributes: Attributes
+    object: ObjectRef | None = None
+    identity: Identity | None = None
+    misplaced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """An object that the tree no longer names and the bucket still holds."""
+
+    key: str
+    since_ns: int

@@ -1,0 +1,1 @@
+"""The movers of bytes and the only writer of residency (trio)."""

@@ -1,0 +1,1 @@
+"""The filesystem, its FUSE adapter and its processes."""

@@ -1,0 +1,1 @@
+"""Each module knows one thing outside the process."""

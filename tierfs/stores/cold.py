@@ -1,0 +1,96 @@
+"""The port of the cold tier: what the engine asks of an object store.
+
+Implementations are blocking and safe to call from several threads at once; the engine decides where they run.
+Every method raises only `tierfs.core.errors.StoreError` and its subclasses. Keys are complete (the prefix of the
+mount is already in them). ETags are compared as opaque strings without their quotes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store knows of one object; sizes in bytes, times in nanoseconds since the epoch."""
+
+    key: str
+    size: int
+    etag: str
+    version_id: str | None = None
+    modified_ns: int = 0
+    storage_class: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Bytes to upload: `read_at` gives exactly `size` bytes, fewer only at the end of the file."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, size: int) -> bytes: ...
+
+
+#: Called now and then during long calls with the bytes moved since the last call; may raise to stop the transfer.
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class StoreCounters:
+    """Running totals since the store was opened: bytes on the wire by direction, and requests by kind."""
+
+    bytes_uploaded: int = 0
+    bytes_downloaded: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+
+
+class ColdStore(Protocol):
+    """An object store: whole objects in, byte ranges out."""
+
+    counters: StoreCounters
+
+    def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
+        """Upload `source` as `key`, replacing any object there, and return what a HEAD afterwards says of it.
+
+        Reads `source` once, from front to back. Size, and every checksum that the store keeps, are compared
+        with what was read: IntegrityError when they differ. An upload that fails leaves no parts behind.
+        """
+        ...
+
+    def get(self, key: str, start: int, stop: int, etag: str, version_id: str | None = None) -> Iterator[bytes]:
+        """Stream the bytes [start, stop) of the object whose ETag is `etag`, in blocks of any size.
+
+        ObjectChanged when the ETag or the length differs, ObjectMissing, IntegrityError when the body ends early.
+        """
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object, user metadata included (keys in lower case). ObjectMissing."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with `prefix`, in any order; metadata is left empty."""
+        ...
+
+    def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
+        """Copy an object, metadata included, inside the store, and return what a HEAD of the copy says.
+
+        ObjectChanged when the source is no longer the one described; IntegrityError when the sizes differ.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete an object; deleting one that is not there succeeds."""
+        ...
+
+    def probe(self) -> tuple[str, ...]:
+        """Check that the store can be reached and used; return, in sentences, what it cannot do.
+
+        BucketMissing, AccessDenied, StoreUnavailable or StoreRefused when it cannot be used at all.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
