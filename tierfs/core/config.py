@@ -1,0 +1,260 @@
+"""Settings: every value that an operator can choose, its default, its meaning and its limits.
+
+Pure: where the values come from (a TOML file, the environment, flags) is tierfs.cli.sources. Ages are `Age`, an int in
+nanoseconds; sizes are `Size`, an int in bytes; both print as people write them ("7d", "10GiB") and are read back
+from that text without loss, so `Settings.model_validate_json(settings.model_dump_json())` is the identity.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tierfs.core.errors import ConfigError
+from tierfs.core.quantities import Age, Size, Watermark, parse_age, parse_size, parse_watermark
+
+_T = TypeVar("_T")
+
+#: The smallest chunk: model tests put many boundaries into a few bytes with it.
+SMALLEST_CHUNK_BYTES = 4
+#: The largest chunk: a reader of one byte waits for a whole chunk.
+LARGEST_CHUNK_BYTES = 64 << 20
+
+_WORDS_FOR_UNSET = frozenset({"", "auto", "none"})
+
+
+def _unset(value: object) -> object:
+    """Text has no word for "not set": an empty string, "auto" and "none" stand for it."""
+    return None if isinstance(value, str) and value.strip().lower() in _WORDS_FOR_UNSET else value
+
+
+def _patterns(value: object) -> object:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list | tuple) and any(part in ("", "/") for part in value):
+        raise ValueError("a pattern is empty")
+    return value
+
+
+def _endpoint(value: object) -> object:
+    value = _unset(value)
+    if isinstance(value, str) and not value.startswith(("http://", "https://")):
+        raise ValueError(f"{value!r} is not a URL: write it as http://HOST:PORT or https://HOST")
+    return value
+
+
+def _more_than_nothing(value: Age) -> Age:
+    if value <= 0:
+        raise ValueError("it must be longer than 0")
+    return value
+
+
+def _chunk(value: object) -> Size:
+    size = parse_size(value)
+    if size & (size - 1) or not SMALLEST_CHUNK_BYTES <= size <= LARGEST_CHUNK_BYTES:
+        raise ValueError(f"{size} is not a power of two from {SMALLEST_CHUNK_BYTES} bytes to 64MiB")
+    return size
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse_age(value)))]
+ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
+OptionalText = Annotated[str | None, BeforeValidator(_unset)]
+OptionalUrl = Annotated[str | None, BeforeValidator(_endpoint)]
+OptionalFlag = Annotated[bool | None, BeforeValidator(_unset)]
+
+
+def _setting(default: _T, text: str, **limits: Any) -> _T:
+    """A field with its default and the sentence that --help, the sample file and the documents show."""
+    field: _T = Field(default=default, description=text, **limits)
+    return field
+
+
+class Settings(BaseModel):
+    """All settings of one mount, valid by construction.
+
+    INVARIANT: warm_after <= cold_after; low_watermark < high_watermark, in the same unit; read_ahead is 0 or at least
+    a chunk; cache_size is 0 or at least a chunk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The bucket
+    region: OptionalText = _setting(None, "Region of the bucket; unset: as boto3 finds it.")
+    endpoint_url: OptionalUrl = _setting(None, "URL of an S3 server other than AWS.")
+    path_style: OptionalFlag = _setting(
+        None, "Address buckets as URL/BUCKET instead of BUCKET.URL; auto: yes when endpoint_url is set."
+    )
+    pool_size: int = _setting(32, "Connections to the store that are kept open.", ge=1, le=1024)
+    timeout: Deadline = _setting(parse_age("30s"), "How long one request to the store may be silent.")
+    max_retries: int = _setting(5, "How often a request that the store could not serve is sent again.", ge=0, le=100)
+    checksum: Literal["auto", "when_required"] = _setting(
+        "auto", "Send and check S3 checksums (auto), or only where S3 insists, for stores that break on them."
+    )
+    storage_class: OptionalText = _setting(
+        None, "Storage class of archived objects; unset: the bucket's.", pattern=r"^[A-Z0-9_-]+$"
+    )
+
+    # The policy
+    auto_archive: bool = _setting(True, "Archive and release by age and watermarks, without being asked.")
+    warm_after: Age = _setting(parse_age("1d"), "Archive a file that did not change for so long.")
+    cold_after: Age = _setting(parse_age("7d"), "Release the hot bytes of a file that did not change for so long.")
+    policy_interval: Deadline = _setting(parse_age("60s"), "Time between two passes of the policy.")
+    settle: Age = _setting(
+        parse_age("30s"), "Leave a file alone whose content or attributes changed less than this ago."
+    )
+    include: Patterns = _setting(("*",), "Archive only files that match one of these patterns.")
+    exclude: Patterns = _setting((), "Never archive files that match one of these patterns.")
+    pins: Patterns = _setting((), "Never release files that match one of these patterns.")
+    min_size: Size = _setting(parse_size("4KiB"), "Leave files hot that are smaller than this.")
+    high_watermark: Watermark = _setting(
+        parse_watermark("90%"),
+        "Begin to release before cold_after when the hot tier holds more: percent of its filesystem, or bytes.",
+    )
+    low_watermark: Watermark = _setting(
+        parse_watermark("80%"), "Having begun at high_watermark, stop releasing when the hot tier holds less."
+    )
+    archive_concurrency: int = _setting(4, "Files that are archived at the same time.", ge=1, le=256)
+
+    # Cold reads
+    cache_size: Size = _setting(parse_size("10GiB"), "Hard limit of the chunk cache; 0: no cache.")
+    chunk_size: ChunkSize = _setting(
+        parse_size("1MiB"), "Unit of fetching and caching: a power of two (less than 64KiB is for tests)."
+    )
+    read_ahead: Size = _setting(parse_size("64MiB"), "Most that is fetched ahead of a sequential reader; 0: nothing.")
+    cold_timeout: Deadline = _setting(parse_age("30s"), "How long a read of a cold file may wait for the store.")
+    cold_errors: Literal["eio", "block"] = _setting(
+        "eio", "What a cold read does after cold_timeout: fail with EIO, or go on waiting for ever."
+    )
+
+    # The mount
+    read_only: bool = _setting(False, "Mount read-only.")
+    allow_other: OptionalFlag = _setting(None, "Let other users in; auto: yes when root mounts.")
+    shared_hot: bool = _setting(False, "Somebody else writes to the hot directory too: let kernel caches expire soon.")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least severity that is logged.")
+    log_format: Literal["plain", "json"] = _setting("plain", "How a line of the log is written.")
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        if self.cold_after < self.warm_after:
+            raise ValueError(
+                f"cold_after|({self.cold_after}) is shorter than warm_after ({self.warm_after}): "
+                "a file is archived before it is released, so make it at least as long"
+            )
+        low, high = self.low_watermark, self.high_watermark
+        if low.is_percent != high.is_percent:
+            raise ValueError(
+                f"low_watermark|({low}) and high_watermark ({high}) cannot be compared: "
+                "write both in percent or both in bytes"
+            )
+        if low.amount >= high.amount:
+            raise ValueError(f"low_watermark|({low}) is not below high_watermark ({high}): make it smaller")
+        for name in ("read_ahead", "cache_size"):
+            size: Size = getattr(self, name)
+            if 0 < size < self.chunk_size:
+                raise ValueError(
+                    f"{name}|({size}) is smaller than chunk_size ({self.chunk_size}): make it 0 or at least one chunk"
+                )
+        return self
+
+    @classmethod
+    def of(cls, **values: object) -> Self:
+        """Settings with these values, written as people write them ("7d", "10GiB"). ConfigError."""
+        return _validated(cls, values, lambda name: name)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value for a setting, and in words where it was given ("--warm-after", "warm_after in /etc/tierfs.toml")."""
+
+    value: object
+    source: str
+
+
+def settings_from(given: Mapping[str, Given]) -> Settings:
+    """Validate what was given; ConfigError says, one sentence per line, which value from where is wrong and why."""
+    values = {name: one.value for name, one in given.items()}
+    return _validated(Settings, values, lambda name: given[name].source if name in given else name)
+
+
+def closest(name: str, known: list[str]) -> str:
+    """The hint ", did you mean X?" for a misspelled name, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+_S = TypeVar("_S", bound=Settings)
+
+
+def _validated(model: type[_S], values: Mapping[str, object], source_of: Callable[[str], str]) -> _S:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_sentence(one, source_of) for one in error.errors(include_url=False, include_context=False)]
+    raise ConfigError("\n".join(problems))
+
+
+def _sentence(problem: Any, source_of: Callable[[str], str]) -> str:
+    """One pydantic error in words: the source, what is wrong, what to do."""
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        name, _, rest = message.partition("|")
+        return f"{source_of(name)} {rest}"
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        hint = closest(name, list(Settings.model_fields))
+        return f"{source_of(name)} is not a setting{hint or ': `tierfs config show` lists them'}"
+    if problem["type"] == "value_error":
+        return f"{source_of(name)}: {message}"
+    said = message[:1].lower() + message[1:]
+    return f"{source_of(name)}: {problem['input']!r} is not valid: {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where a cold tier is: an S3 bucket and the prefix of its keys, or a directory.
+
+    `bucket` is empty for a directory and `directory` is empty for a bucket. `prefix` is empty or ends in a slash.
+    """
+
+    scheme: Literal["s3", "file"]
+    bucket: str = ""
+    prefix: str = ""
+    directory: str = ""
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") if self.scheme == "s3" else f"file://{self.directory}"
+
+
+def parse_store(url: str) -> StoreAddress:
+    """Read s3://BUCKET[/PREFIX] or file:///DIR. ConfigError."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "s3" and rest.strip("/"):
+        bucket, _, prefix = rest.partition("/")
+        prefix = prefix.strip("/")
+        if bucket:
+            return StoreAddress("s3", bucket=bucket, prefix=f"{prefix}/" if prefix else "")
+    if separator and scheme == "file" and rest.startswith("/") and rest.strip("/"):
+        return StoreAddress("file", directory="/" + rest.strip("/"))
+    raise ConfigError(f"the store {url!r} is not one: write it as s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR")
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What `tierfs mount` was asked for; all paths are absolute, as str with surrogateescape.
+
+    `hot` is the hot directory: the mountpoint itself when the mount is in place.
+    """
+
+    store_url: str
+    mountpoint: str
+    hot: str
+    state: str
+    settings: Settings
+    foreground: bool = False
+
+    @property
+    def in_place(self) -> bool:
+        return self.hot == self.mountpoint
