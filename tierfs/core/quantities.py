@@ -50,9 +50,9 @@ class Age(int):
         return int(self) / 10**9
 
     def __str__(self) -> str:
-        """The largest unit that loses nothing: parse_age reads it back."""
+        """The largest unit up to days that loses nothing: parse_age reads it back."""
         for unit, factor in _AGE_UNITS.items():
-            if self and not self % factor:
+            if self and not self % factor and unit != "w":
                 return f"{self // factor:d}{unit}"
         return "0s"
 
@@ -97,7 +97,7 @@ class Watermark:
         return hot_bytes - int(self.amount)
 
     def __str__(self) -> str:
-        return f"{self.amount:g}%" if self.is_percent else str(Size(self.amount))
+        return f"{self.amount:.12g}%" if self.is_percent else str(Size(self.amount))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
