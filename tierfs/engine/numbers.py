@@ -1,0 +1,65 @@
+"""Node ids: which number the kernel and applications know a file by.
+
+The inode number of a hot file is its node id, so numbers are native and the same after every mount. A file keeps its
+number when its hot bytes go and come back; the filesystem below may give the freed inode to another file meanwhile, and
+that one then gets a number from a range that no filesystem hands out.
+"""
+
+import os
+from collections.abc import Callable
+
+from tierfs.core.records import HotIno, Ino
+from tierfs.stores.catalog import Catalog
+
+ROOT = Ino(1)  # FUSE_ROOT_ID
+_FIRST_OWN = 1 << 48  # ext4 and XFS inode numbers of disks below a petabyte are smaller
+
+
+class Numbers:
+    """Maps inodes of the hot directory to node ids.
+
+    INVARIANT: no two living files have the same node id. `claims` tells whether a number is known to the kernel for a
+    file that is no longer at the inode of that number.
+    """
+
+    def __init__(self, catalog: Catalog, root: os.stat_result, claims: Callable[[Ino], bool]) -> None:
+        self._catalog = catalog
+        self._device = root.st_dev
+        self._claims = claims
+        self._renumbered: dict[tuple[int, int], Ino] = {
+            (self._device, hot): ino for hot, ino in catalog.renumbered().items()
+        }
+        self._renumbered[self._device, root.st_ino] = ROOT
+        self._next = max(_FIRST_OWN, catalog.highest_ino() + 1)
+
+    def of(self, st: os.stat_result) -> Ino:
+        """The node id of a hot file."""
+        key = (st.st_dev, st.st_ino)
+        known = self._renumbered.get(key)
+        if known is not None:
+            return known
+        own = Ino(st.st_ino)
+        if st.st_dev == self._device and own != ROOT and not self._claims(own) and not self._is_cold(own):
+            return own
+        self._renumbered[key] = ino = self.new()
+        return ino
+
+    def new(self) -> Ino:
+        """A number for a file that was never hot."""
+        self._next += 1
+        return Ino(self._next - 1)
+
+    def bind(self, st: os.stat_result, ino: Ino) -> None:
+        """A file that had a number before is now at this inode."""
+        if ino == st.st_ino and st.st_dev == self._device:
+            self._renumbered.pop((st.st_dev, st.st_ino), None)
+        else:
+            self._renumbered[st.st_dev, st.st_ino] = ino
+
+    def freed(self, st: os.stat_result) -> None:
+        """The inode is gone from the hot directory; whoever gets it next is another file."""
+        self._renumbered.pop((st.st_dev, st.st_ino), None)
+
+    def _is_cold(self, ino: Ino) -> bool:
+        record = self._catalog.get_by_ino(ino)
+        return record is not None and (record.identity is None or record.identity.ino != HotIno(ino))

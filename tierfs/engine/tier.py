@@ -1,0 +1,382 @@
+"""The only writer of residency.
+
+Every change of residency is one method here: it looks at the hot file and its record again, asks the table of
+core.residency, commits, and only then takes bytes away. The methods are synchronous, so nothing happens between the
+look and the act; what takes time (uploads, downloads, fsync) happens between two methods, in engine.archive and
+engine.restore, and is checked again afterwards. ARCHIVING and RESTORING in the catalog keep a second mover away.
+"""
+
+import os
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tierfs.core.config import Settings
+from tierfs.core.errors import FileLost, NotEligible
+from tierfs.core.keys import is_storable, key_of
+from tierfs.core.policy import HotFile, matches, why_kept, why_never
+from tierfs.core.records import Attributes, Fd, HotIno, Identity, Ino, ObjectRef, Record
+from tierfs.core.residency import WITHOUT_HOT_BYTES, Event, Residency, next_residency
+from tierfs.engine.numbers import Numbers
+from tierfs.stores.catalog import Catalog
+from tierfs.stores.hot import HotTier, identity_of, split
+
+
+class OpenFiles:
+    """What applications hold open: hot files by inode, objects of cold files by key."""
+
+    def __init__(self) -> None:
+        self.readers: Counter[HotIno] = Counter()
+        self.writers: Counter[HotIno] = Counter()
+        self.objects: Counter[str] = Counter()
+
+    def opened(self, ino: HotIno, is_writer: bool) -> None:
+        """A handle on hot bytes was opened."""
+        (self.writers if is_writer else self.readers)[ino] += 1
+
+    def closed(self, ino: HotIno, is_writer: bool) -> None:
+        """A handle on hot bytes was closed."""
+        _decrement(self.writers if is_writer else self.readers, ino)
+
+    def opened_object(self, key: str) -> None:
+        """A handle reads from an object."""
+        self.objects[key] += 1
+
+    def closed_object(self, key: str) -> None:
+        """A handle no longer reads from an object."""
+        _decrement(self.objects, key)
+
+
+def _decrement(counter: "Counter[Any]", item: object) -> None:
+    counter[item] -= 1
+    if counter[item] <= 0:
+        del counter[item]
+
+
+class Tier:
+    """Owns the residency of every file.
+
+    INVARIANT: hot bytes are removed in release() alone (and by names that applications remove), after the commit
+    that says COLD. INVARIANT: a record is believed for hot bytes only while their identity is the recorded one.
+    """
+
+    def __init__(self, hot: HotTier, catalog: Catalog, settings: Settings, prefix: str, now: Callable[[], int]) -> None:
+        self.hot = hot
+        self.catalog = catalog
+        self.settings = settings
+        self.prefix = prefix
+        self.now = now
+        self.open_files = OpenFiles()
+        self.numbers = Numbers(catalog, os.fstat(hot.root), lambda ino: self.is_claimed(ino))
+        self.is_claimed: Callable[[Ino], bool] = lambda _ino: False
+        self.failures: dict[bytes, tuple[int, int, str]] = {}  # path: failures in a row, next try, the last reason
+        self.pins = catalog.pins()
+        self._cancels: dict[Ino, Callable[[], None]] = {}
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def look(self, path: bytes, st: os.stat_result) -> HotFile:
+        """What the policy may know of a file with hot bytes."""
+        record = self.catalog.get(path)
+        _, retry_at_ns, failure = self.failures.get(path, (0, 0, ""))
+        ino = HotIno(st.st_ino)
+        return HotFile(
+            path=path,
+            mode=st.st_mode,
+            nlink=st.st_nlink,
+            size=st.st_size,
+            mtime_ns=st.st_mtime_ns,
+            ctime_ns=st.st_ctime_ns,
+            residency=_believed(record, identity_of(st)),
+            readers=self.open_files.readers[ino],
+            writers=self.open_files.writers[ino],
+            pinned=self.is_pinned(path),
+            retry_at_ns=retry_at_ns,
+            failure=failure,
+        )
+
+    def cold_record(self, path: bytes) -> Record | None:
+        """The record of a file whose bytes are not in the hot directory."""
+        record = self.catalog.get(path)
+        return record if record and record.residency in WITHOUT_HOT_BYTES else None
+
+    def is_pinned(self, path: bytes) -> bool:
+        """Whether a file is pinned, itself or by a directory above it, by an operator or by a pattern."""
+        if matches(path, self.settings.pins):
+            return True
+        if not self.pins:
+            return False
+        while path not in self.pins:
+            if not path:
+                return False
+            path = split(path)[0]
+        return True
+
+    # -- archive -------------------------------------------------------------------------------------------------
+
+    def archive_started(self, path: bytes) -> Record:
+        """HOT to ARCHIVING. NotEligible says why not."""
+        st = self.hot.lstat(path)
+        file = self.look(path, st)
+        if reason := why_never(file, self.settings):
+            raise NotEligible(reason)
+        residency = file.residency
+        if residency is not Residency.HOT:
+            raise NotEligible("already archived" if residency is Residency.MIRRORED else "being archived")
+        key = key_of(self.prefix, path)
+        if not is_storable(key):
+            raise NotEligible("its path is too long for an object key")
+        known = self.catalog.get(path)
+        holder = self.catalog.get_by_key(key)
+        if holder and holder.path != path:
+            raise NotEligible(f"its object key still belongs to {os.fsdecode(holder.path)}, which was renamed")
+        stored = known.object if known and known.object else ObjectRef(key, etag="", size=0)
+        record = Record(
+            path=path,
+            ino=known.ino if known else self.numbers.of(st),
+            residency=next_residency(Residency.HOT, Event.ARCHIVE_STARTED),
+            attributes=self.hot.attributes(path, st),
+            object=stored,
+            identity=identity_of(st),
+        )
+        self.catalog.put(record)
+        return record
+
+    def on_cancel(self, ino: Ino, cancel: Callable[[], None] | None) -> None:
+        """What to call when a file that is being archived is written to; None when the archive is over."""
+        if cancel:
+            self._cancels[ino] = cancel
+        else:
+            self._cancels.pop(ino, None)
+
+    def archived(self, ino: Ino, stored: ObjectRef) -> Record:
+        """ARCHIVING to MIRRORED, if the bytes are still those that were read. NotEligible otherwise."""
+        record = self.catalog.get_by_ino(ino)
+        if record is None or record.residency is not Residency.ARCHIVING:
+            self._bury_unless_named(stored.key)
+            raise NotEligible("removed or replaced while it was being archived")
+        st = self.hot.lstat_or_none(record.path)
+        if st is None or identity_of(st) != record.identity or self.open_files.writers[HotIno(st.st_ino)]:
+            self.catalog.put(_changed(record, Event.WRITTEN, object=replace(stored, etag=""), identity=None))
+            raise NotEligible("changed while it was being archived")
+        misplaced = stored.key != key_of(self.prefix, record.path)
+        mirrored = _changed(
+            record,
+            Event.ARCHIVED,
+            object=stored,
+            misplaced=misplaced,
+            attributes=self.hot.attributes(record.path, st),
+        )
+        self._put(mirrored, record.object.key if record.object else None)
+        self.failures.pop(record.path, None)
+        return mirrored
+
+    def archive_aborted(self, ino: Ino) -> None:
+        """ARCHIVING back to HOT. Without effect when something else already took the file out of ARCHIVING."""
+        record = self.catalog.get_by_ino(ino)
+        if record and record.residency is Residency.ARCHIVING:
+            self.catalog.put(_changed(record, Event.ABORTED, identity=None))
+
+    # -- release -------------------------------------------------------------------------------------------------
+
+    def check_releasable(self, path: bytes) -> Record:
+        """The record of a MIRRORED file whose hot bytes may go. NotEligible says why not."""
+        st = self.hot.lstat(path)
+        file = self.look(path, st)
+        record = self.catalog.get(path)
+        if file.residency is not Residency.MIRRORED or record is None:
+            raise NotEligible("not archived")
+        if reason := why_kept(file) or why_never(file, self.settings):
+            raise NotEligible(reason)
+        return record
+
+    def release(self, path: bytes) -> Record:
+        """MIRRORED to COLD: the one place where hot bytes are dropped.
+
+        The caller has made the catalog durable after ARCHIVED and has seen the object in the bucket.
+        """
+        record = self.check_releasable(path)
+        st = self.hot.lstat(path)
+        attributes = self.hot.attributes(path, st)
+        cold = _changed(record, Event.RELEASED, attributes=attributes)
+        self.catalog.put(cold)
+        self.hot.unlink(path)
+        self.numbers.freed(st)
+        return cold
+
+    # -- restore -------------------------------------------------------------------------------------------------
+
+    def restore_started(self, path: bytes) -> Record:
+        """COLD to RESTORING. FileLost, NotEligible."""
+        record = self.catalog.get(path)
+        if record is None or record.residency not in WITHOUT_HOT_BYTES:
+            raise NotEligible("already hot")
+        if record.residency is Residency.LOST:
+            raise FileLost(f"{os.fsdecode(path)}: its object {record.object and record.object.key} is gone")
+        if record.residency is Residency.RESTORING:
+            raise NotEligible("being restored")
+        restoring = _changed(record, Event.RESTORE_STARTED)
+        self.catalog.put(restoring)
+        return restoring
+
+    def restored(self, ino: Ino, stored: ObjectRef, fd: Fd) -> Record:
+        """RESTORING to MIRRORED: gives the complete, synced, nameless file `fd` its name. NotEligible."""
+        record = self.catalog.get_by_ino(ino)
+        if record is None or record.residency is not Residency.RESTORING or record.object != stored:
+            raise NotEligible("removed or replaced while it was being restored")
+        self.hot.link_temporary(fd, record.path)
+        st = os.fstat(fd)
+        self.numbers.bind(st, record.ino)
+        mirrored = _changed(record, Event.RESTORED, identity=identity_of(st))
+        self.catalog.put(mirrored)
+        return mirrored
+
+    def restore_aborted(self, ino: Ino) -> None:
+        """RESTORING back to COLD."""
+        record = self.catalog.get_by_ino(ino)
+        if record and record.residency is Residency.RESTORING:
+            self.catalog.put(_changed(record, Event.ABORTED))
+
+    def missing(self, stored: ObjectRef) -> None:
+        """The bucket says that an object is gone: the files that need it are LOST until it is found again."""
+        record = self.catalog.get_by_key(stored.key)
+        if record and record.object == stored and record.residency in (Residency.COLD, Residency.RESTORING):
+            self.catalog.put(_changed(record, Event.MISSING))
+
+    def found(self, path: bytes) -> None:
+        """The object of a LOST file is there again."""
+        record = self.catalog.get(path)
+        if record and record.residency is Residency.LOST:
+            self.catalog.put(_changed(record, Event.FOUND))
+
+    # -- writes and names ----------------------------------------------------------------------------------------
+
+    def write_expected(self, path: bytes) -> None:
+        """A file with hot bytes is opened for writing: an upload of it is pointless."""
+        record = self.catalog.get(path)
+        if record and record.residency is Residency.ARCHIVING and (cancel := self._cancels.get(record.ino)):
+            cancel()
+
+    def written(self, path: bytes) -> None:
+        """The hot bytes are no longer those of the object (also: they got a second name)."""
+        record = self.catalog.get(path)
+        if record and record.residency in (Residency.ARCHIVING, Residency.MIRRORED):
+            self.write_expected(path)
+            self.catalog.put(_changed(record, Event.WRITTEN, identity=None))
+
+    def replaced(self, path: bytes, fd: Fd) -> Record:
+        """From COLD, RESTORING or LOST to HOT with new content: gives the nameless file `fd` the name."""
+        record = self.catalog.get(path)
+        if record is None:
+            raise FileNotFoundError(path)
+        self.hot.link_temporary(fd, path)
+        self.numbers.bind(os.fstat(fd), record.ino)
+        hot = _changed(record, Event.REPLACED, identity=None)
+        self.catalog.put(hot)
+        return hot
+
+    def removed(self, path: bytes) -> None:
+        """The name is about to go, or another file has taken it: forget the record, bury the object."""
+        record = self.catalog.get(path)
+        if record:
+            self.write_expected(path)
+            self.catalog.remove(path, self.now())
+
+    @contextmanager
+    def changing_attributes(self, *paths: bytes) -> Iterator[None]:
+        """Metadata of hot files changes in this block by our own hand, their bytes do not: keep believing the record."""
+        before = {path: self.catalog.get(path) for path in paths}
+        believed = {p: r for p, r in before.items() if r and self._is_intact(r) and not self._has_writers(r)}
+        yield
+        for path, record in believed.items():
+            self.refresh_identity(path, record.ino)
+
+    def refresh_identity(self, path: bytes, ino: Ino) -> None:
+        """Take the identity of the hot file at `path` for the one of its record, whose bytes are known to be the same."""
+        record, st = self.catalog.get_by_ino(ino), self.hot.lstat_or_none(path)
+        if record and st and record.path == path and record.identity and st.st_ino == record.identity.ino:
+            self.catalog.put(replace(record, identity=identity_of(st), attributes=self.hot.attributes(path, st)))
+
+    def set_attributes(self, path: bytes, attributes: Attributes) -> Record:
+        """Change what is recorded of a file without hot bytes."""
+        record = self.cold_record(path)
+        if record is None:
+            raise FileNotFoundError(path)
+        changed = replace(record, attributes=attributes)
+        self.catalog.put(changed)
+        return changed
+
+    def is_intact(self, path: bytes) -> bool:
+        """Whether the hot bytes at `path` are the recorded ones and nobody can be writing them."""
+        record = self.catalog.get(path)
+        return bool(record and self._is_intact(record) and not self._has_writers(record))
+
+    # -- from the bucket -----------------------------------------------------------------------------------------
+
+    def adopt(self, path: bytes, attributes: Attributes, stored: ObjectRef) -> bool:
+        """Show an object that the catalog does not know as a cold file. False where a name is taken or given up."""
+        if self.catalog.is_buried(stored.key) or self.catalog.get(path) or self.hot.lstat_or_none(path):
+            return False
+        if self.catalog.get_by_key(stored.key):
+            return False
+        self.hot.make_directories(split(path)[0])
+        self.catalog.put(Record(path, self.numbers.new(), Residency.COLD, attributes, stored))
+        return True
+
+    def recover(self, record: Record) -> Residency:
+        """Make the record of one file agree with the hot directory after a crash, or after work behind the mount.
+
+        Never removes hot bytes: where both tiers claim the file, identical bytes are MIRRORED and others are HOT.
+        """
+        st = self.hot.lstat_or_none(record.path)
+        if record.residency in (Residency.ARCHIVING, Residency.RESTORING):
+            record = _changed(record, Event.CRASHED)
+        if st is None:
+            settled = self._recover_without_hot_bytes(record)
+        elif record.identity == identity_of(st) and record.residency in (Residency.MIRRORED, Residency.COLD):
+            settled = replace(record, residency=Residency.MIRRORED)
+        else:
+            settled = replace(record, residency=Residency.HOT, identity=None)
+        if settled != self.catalog.get(record.path):
+            self.catalog.put(settled)
+        return settled.residency
+
+    def _recover_without_hot_bytes(self, record: Record) -> Record:
+        if record.residency is Residency.HOT:
+            self.catalog.remove(record.path, self.now())
+            return record
+        if split(record.path)[0]:
+            self.hot.make_directories(split(record.path)[0])
+        return replace(record, residency=Residency.COLD) if record.residency is Residency.MIRRORED else record
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _is_intact(self, record: Record) -> bool:
+        st = self.hot.lstat_or_none(record.path)
+        return st is not None and record.identity == identity_of(st)
+
+    def _has_writers(self, record: Record) -> bool:
+        return record.identity is not None and self.open_files.writers[record.identity.ino] > 0
+
+    def _put(self, record: Record, previous_key: str | None) -> None:
+        if previous_key and record.object and previous_key != record.object.key:
+            self.catalog.put_and_bury(record, previous_key, self.now())
+        else:
+            self.catalog.put(record)
+
+    def _bury_unless_named(self, key: str) -> None:
+        if self.catalog.get_by_key(key) is None:
+            self.catalog.bury(key, self.now())
+
+
+def _believed(record: Record | None, identity: Identity) -> Residency:
+    if record is None or record.identity != identity:
+        return Residency.HOT
+    return record.residency if record.residency in (Residency.ARCHIVING, Residency.MIRRORED) else Residency.HOT
+
+
+def _changed(record: Record, event: Event, **fields: object) -> Record:
+    return replace(record, residency=next_residency(record.residency, event), **fields)  # type: ignore[arg-type]
