@@ -1,0 +1,363 @@
+"""The control API, over a real Unix socket, with a service that is as small as one can be."""
+
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from tierfs.admin import registry, wire
+from tierfs.admin.client import Client
+from tierfs.admin.control import serve
+from tierfs.core.errors import ControlError, NotEligible, StoreUnavailable
+from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
+from tierfs.core.residency import Residency, Tier
+
+ODD_NAMES = [b"plain", b"d/\xff\xfe\n new line", "ünïcode".encode(), b'"quote\\', b""]
+
+
+class Ledger:
+    """A service that answers from what it was asked, and remembers how its streams ended."""
+
+    def __init__(self) -> None:
+        self.endings: list[str] = []
+        self.held = trio.Event()
+
+    def status(self) -> dict[str, object]:
+        return {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
+
+    async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
+        for path in paths:
+            if path == b"gone":
+                yield Outcome(path, "failed", "no such file")
+            else:
+                yield Entry(path, Residency.COLD, Tier.COLD, 5, 1_500_000_000_000_000_001, "k", 4, True, "why")
+
+    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
+        try:
+            if b"refused" in paths:
+                raise NotEligible("it is open for writing")
+            yield Total(len(paths), 10)
+            for path in paths:
+                if path == b"outage":
+                    raise StoreUnavailable("the bucket is away")
+                if path == b"defect":
+                    raise ZeroDivisionError("division by zero")
+                if path == b"hold":
+                    await trio.sleep_forever()
+                yield Outcome(path, "done", verb, 10)
+        except trio.Cancelled:
+            self.endings.append("cancelled")
+            self.held.set()
+            raise
+        finally:
+            self.endings.append("closed")
+
+    async def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
+        for path in paths:
+            yield Outcome(path, "done")
+
+    unpin = pin
+
+    async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
+        return [Outcome(b"all", "done")] if paths is None else [Outcome(path, "unchanged") for path in paths]
+
+    async def plan(self) -> Sequence[PlannedAction]:
+        return [PlannedAction(b"a", "release", 7, "older than cold_after")]
+
+    async def check(self) -> Sequence[Finding]:
+        return []
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path) -> Path:
+    return tmp_path / "control.sock"
+
+
+@pytest.fixture
+async def client(nursery: trio.Nursery, ledger: Ledger, socket_path: Path) -> Client:
+    await nursery.start(serve, ledger, socket_path)
+    return Client("/m", socket_path)
+
+
+async def in_thread(call, *arguments):  # type: ignore[no-untyped-def]
+    """Run the synchronous client beside the loop that serves it, and exhaust what it returns."""
+
+    def run() -> object:
+        found = call(*arguments)
+        return found if isinstance(found, dict) else list(found)
+
+    return await trio.to_thread.run_sync(run)
+
+
+async def post(socket_path: Path, name: str, body: bytes) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket_path))) as http:
+        return await http.post(f"http://tierfs{wire.API}/{name}", content=body)
+
+
+async def test_status(client: Client) -> None:
+    assert await in_thread(client.status) == {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
+
+
+async def test_names_of_any_bytes_and_every_field_survive(client: Client) -> None:
+    entries = await in_thread(client.list_entries, ODD_NAMES, True)
+    assert entries == [
+        Entry(name, Residency.COLD, Tier.COLD, 5, 1_500_000_000_000_000_001, "k", 4, True, "why") for name in ODD_NAMES
+    ]
+    assert all(type(entry.residency) is Residency and type(entry.tier) is Tier for entry in entries)
+
+
+async def test_a_path_that_is_not_there_is_an_outcome_among_entries(client: Client) -> None:
+    found = await in_thread(client.list_entries, [b"gone", b"there"], False)
+    assert found[0] == Outcome(b"gone", "failed", "no such file")
+    assert isinstance(found[1], Entry)
+
+
+@pytest.mark.parametrize("verb", ["archive", "release", "restore"])
+async def test_a_move_says_its_total_and_then_each_outcome(client: Client, ledger: Ledger, verb: Verb) -> None:
+    found = await in_thread(client.move, verb, [b"a", b"b"], False)
+    assert found == [Total(2, 10), Outcome(b"a", "done", verb, 10), Outcome(b"b", "done", verb, 10)]
+    assert ledger.endings == ["closed"]
+
+
+async def test_pins_eviction_plan_and_check(client: Client) -> None:
+    assert await in_thread(client.pin, [b"a"]) == [Outcome(b"a", "done")]
+    assert await in_thread(client.unpin, [b"a"]) == [Outcome(b"a", "done")]
+    assert await in_thread(client.evict, None) == [Outcome(b"all", "done")]
+    assert await in_thread(client.evict, [b"x"]) == [Outcome(b"x", "unchanged")]
+    assert await in_thread(client.plan) == [PlannedAction(b"a", "release", 7, "older than cold_after")]
+    assert await in_thread(client.check) == []
+
+
+async def test_an_error_before_the_first_report_has_a_status_and_its_own_class(
+    client: Client, socket_path: Path
+) -> None:
+    with pytest.raises(NotEligible, match="open for writing"):
+        await in_thread(client.move, "release", [b"refused"], False)
+    answer = await post(socket_path, "release", b'{"paths": ["refused"]}')
+    assert answer.status_code == 409
+    assert answer.json() == {"error": {"kind": "NotEligible", "message": "it is open for writing"}}
+
+
+async def test_an_error_in_the_middle_ends_the_stream_with_its_own_class(client: Client, ledger: Ledger) -> None:
+    seen: list[Total | Outcome] = []
+    stream = client.move("archive", [b"a", b"outage", b"b"], False)
+    with pytest.raises(StoreUnavailable, match="bucket is away"):
+        await trio.to_thread.run_sync(seen.extend, stream)
+    assert seen == [Total(3, 10), Outcome(b"a", "done", "archive", 10)]
+    assert ledger.endings == ["closed"]
+
+
+async def test_a_defect_is_an_error_for_one_client_and_the_next_one_is_served(client: Client) -> None:
+    with pytest.raises(ControlError, match="ZeroDivisionError"):
+        await in_thread(client.move, "archive", [b"defect"], False)
+    assert (await in_thread(client.status))["mountpoint"] == "/m"
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("archive", b"no json"),
+        ("archive", b"\xff"),
+        ("archive", b"[]"),
+        ("archive", b"{}"),
+        ("archive", b'{"paths": "a"}'),
+        ("archive", b'{"paths": [1]}'),
+        ("archive", b'{"paths": ["a"], "recursive": "yes"}'),
+        ("list", b'{"paths": ["/etc/passwd"]}'),
+        ("list", b'{"paths": ["a/../../etc"]}'),
+        ("list", b'{"paths": ["a//b"]}'),
+        ("list", b'{"paths": ["./a"]}'),
+        ("list", b'{"paths": ["a\\u0000"]}'),
+        ("list", b'{"paths": ["\\ud800"]}'),
+        ("evict", b'{"paths": [".."]}'),
+    ],
+)
+async def test_a_request_that_makes_no_sense_is_refused_in_words(
+    client: Client, socket_path: Path, name: str, body: bytes
+) -> None:
+    answer = await post(socket_path, name, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["kind"] == "ControlError"
+
+
+async def test_a_client_that_hangs_up_cancels_its_move(client: Client, ledger: Ledger) -> None:
+    stream = client.move("archive", [b"a", b"hold", b"b"], False)
+
+    def read_two_and_leave() -> None:
+        assert next(stream) == Total(3, 10)
+        assert next(stream) == Outcome(b"a", "done", "archive", 10)
+        stream.close()  # type: ignore[attr-defined]
+
+    await trio.to_thread.run_sync(read_two_and_leave)
+    await ledger.held.wait()
+    assert ledger.endings == ["cancelled", "closed"]
+
+
+async def test_a_client_that_stops_reading_does_not_hold_up_the_end(ledger: Ledger, socket_path: Path) -> None:
+    connection = socket.socket(socket.AF_UNIX)
+    with connection:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, ledger, socket_path)
+            connection.connect(str(socket_path))
+            body = b'{"paths": [' + b",".join([b'"some/path"'] * 50_000) + b"]}"
+            request = b"POST /api/v1/list HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await trio.to_thread.run_sync(connection.sendall, request + body)
+            assert await trio.to_thread.run_sync(connection.recv, 4) == b"HTTP"
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            nursery.cancel_scope.cancel()
+    assert not socket_path.exists()
+
+
+async def test_only_the_owner_may_connect(client: Client, socket_path: Path) -> None:
+    mode = socket_path.stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_another_user_is_turned_away_whatever_the_mode_says(client: Client, socket_path: Path) -> None:
+    for directory in (socket_path.parent, *socket_path.parent.parents):
+        if directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    socket_path.chmod(0o666)
+    with socket.socket(socket.AF_UNIX) as connection:
+        # The kernel remembers the credentials that the peer has when it connects (unix(7), SO_PEERCRED).
+        os.seteuid(65534)
+        try:
+            connection.connect(str(socket_path))
+        finally:
+            os.seteuid(0)
+        try:
+            connection.sendall(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+            said = await trio.to_thread.run_sync(connection.recv, 100)
+        except ConnectionError:
+            said = b""
+    assert said == b""
+
+
+async def test_a_stale_socket_is_replaced(ledger: Ledger, socket_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(socket_path))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, ledger, socket_path)
+        assert (await in_thread(Client("/m", socket_path).status))["mountpoint"] == "/m"
+        nursery.cancel_scope.cancel()
+    assert list(socket_path.parent.iterdir()) == []
+
+
+async def test_a_socket_path_that_is_too_long_for_the_kernel_is_reached(ledger: Ledger, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, ledger, deep / "control.sock")
+        assert (await in_thread(Client("/m", deep / "control.sock").status))["mountpoint"] == "/m"
+        nursery.cancel_scope.cancel()
+
+
+# httpcore leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_mount_that_does_not_serve_is_said_to_be_so(socket_path: Path) -> None:
+    with pytest.raises(ControlError, match="'/m' cannot be reached"):
+        Client("/m", socket_path).status()
+
+
+def mount_at(mountpoint: str, pid: int) -> registry.Mount:
+    return registry.Mount(mountpoint, "file:///b", mountpoint, "/s", pid, pid, "1")
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TIERFS_RUNTIME_DIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def test_mounts_are_found_by_the_longest_mountpoint_above_a_path(runtime: Path) -> None:
+    for mountpoint in ("/srv", "/srv/data", "/srv/database"):
+        registry.register(mount_at(mountpoint, os.getpid()))
+    assert [mount.mountpoint for mount in registry.mounts()] == ["/srv", "/srv/data", "/srv/database"]
+    assert registry.find("/srv/data/a/b")[0].mountpoint == "/srv/data"
+    assert registry.find("/srv/data/a/b")[1] == b"a/b"
+    assert registry.find("/srv/database")[1] == b""
+    assert registry.find("/srv/datab")[0].mountpoint == "/srv"
+    assert registry.find("/srv/data/../x")[1] == b"x"
+    with pytest.raises(ControlError, match="'/else' is not in a tierfs mount"):
+        registry.find("/else")
+    with pytest.raises(ControlError, match="not a mountpoint"):
+        registry.find_mountpoint("/srv/data/a")
+
+
+def test_a_path_through_a_symbolic_link_is_found(runtime: Path, tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mnt")
+    registry.register(mount_at(str(tmp_path / "mnt"), os.getpid()))
+    assert registry.find(str(tmp_path / "link" / "a"))[1] == b"a"
+    assert registry.find_mountpoint(str(tmp_path / "link")).mountpoint == str(tmp_path / "mnt")
+
+
+def test_a_mount_whose_supervisor_is_gone_is_stale(runtime: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        pid = process.pid
+    registry.register(mount_at("/gone", pid))
+    [mount] = registry.mounts()
+    assert not mount.is_alive
+    with pytest.raises(ControlError, match=f"pid {pid}"):
+        Client.of(mount)
+
+
+def test_a_recycled_pid_is_not_the_supervisor(runtime: Path) -> None:
+    registry.register(mount_at("/m", os.getpid()))
+    [mount] = registry.mounts()
+    assert mount.is_alive
+    assert not registry.Mount(**{**_fields(mount), "supervisor_start": mount.supervisor_start + 1}).is_alive
+
+
+def _fields(mount: registry.Mount) -> dict[str, object]:
+    return {name: getattr(mount, name) for name in registry.Mount.__slots__}
+
+
+def test_a_mount_is_forgotten(runtime: Path) -> None:
+    registry.register(mount_at("/m", os.getpid()))
+    registry.unregister("/m")
+    registry.unregister("/m")
+    assert registry.mounts() == []
+
+
+def test_a_broken_slot_hides_no_other(runtime: Path) -> None:
+    registry.register(mount_at("/m", os.getpid()))
+    (runtime / "broken").mkdir()
+    (runtime / "broken" / "mount.json").write_text("{")
+    (runtime / "file").write_text("")
+    assert [mount.mountpoint for mount in registry.mounts()] == ["/m"]
+
+
+@pytest.mark.parametrize(
+    ("mountpoint", "slot"),
+    [
+        ("/", "-"),
+        ("/srv/data", "srv-data"),
+        ("/srv/data/", "srv-data"),
+        ("/srv//my-data", r"srv-my\x2ddata"),
+        ("/.hidden/.x", r"\x2ehidden-.x"),
+        ("/a b\udcff", r"a\x20b\xff"),
+    ],
+)
+def test_slots_are_escaped_as_systemd_does(mountpoint: str, slot: str) -> None:
+    assert registry.escaped(mountpoint) == slot
+
+
+def test_slots_of_long_mountpoints_are_short_and_distinct(runtime: Path) -> None:
+    one, two = (registry.register(mount_at("/" + "-" * 300 + end, os.getpid())) for end in "ab")
+    assert one != two
+    assert len(registry.mounts()) == 2

@@ -1,0 +1,113 @@
+"""The other end of the control API: synchronous, for the command line and for scripts."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import fsdecode
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+
+from tierfs.admin import wire
+from tierfs.admin.registry import Mount, short_path, socket_of
+from tierfs.core.errors import ControlError, TierfsError
+from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
+
+_CONNECT_SECONDS = 5.0
+#: Status is answered from memory; a worker that needs longer is being replaced or is not well.
+_STATUS_SECONDS = 15.0
+
+
+class Client:
+    """One running mount, as its control API shows it.
+
+    Every method raises ControlError when the mount cannot be reached, and the error that the mount met otherwise.
+    Paths are bytes relative to the mountpoint.
+    """
+
+    def __init__(self, mountpoint: str, socket_path: Path) -> None:
+        self.mountpoint = mountpoint
+        self._socket_path = socket_path
+
+    @classmethod
+    def of(cls, mount: Mount) -> "Client":
+        """The client of a registered mount. ControlError when its supervisor is gone."""
+        if not mount.is_alive:
+            raise ControlError(
+                f"the mount at {mount.mountpoint!r} is stale: its supervisor (pid {mount.supervisor_pid}) is gone; "
+                f"run `tierfs umount {mount.mountpoint}` and mount again"
+            )
+        return cls(mount.mountpoint, socket_of(mount.mountpoint))
+
+    def status(self) -> dict[str, Any]:
+        """The mount in figures."""
+        with self._asking("GET", "status", None, _STATUS_SECONDS) as answer:
+            return cast("dict[str, Any]", json.loads(answer.read()))
+
+    def list_entries(self, paths: Sequence[bytes], recursive: bool) -> Iterator[Entry | Outcome]:
+        """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
+        return cast("Iterator[Entry | Outcome]", self._post("list", paths, recursive=recursive))
+
+    def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> Iterator[Total | Outcome]:
+        """Archive, release or restore; closing the iterator cancels what is not done yet."""
+        return cast("Iterator[Total | Outcome]", self._post(verb, paths, recursive=recursive))
+
+    def pin(self, paths: Sequence[bytes]) -> Iterator[Outcome]:
+        """Never release these files, or the files below these directories."""
+        return cast("Iterator[Outcome]", self._post("pin", paths))
+
+    def unpin(self, paths: Sequence[bytes]) -> Iterator[Outcome]:
+        """Take pins away."""
+        return cast("Iterator[Outcome]", self._post("unpin", paths))
+
+    def evict(self, paths: Sequence[bytes] | None) -> Iterator[Outcome]:
+        """Drop the chunks of these files from the cache; None: of all files."""
+        return cast("Iterator[Outcome]", self._post("evict", paths))
+
+    def plan(self) -> Iterator[PlannedAction]:
+        """What the policy would do now."""
+        return cast("Iterator[PlannedAction]", self._reports("GET", "plan", None))
+
+    def check(self) -> Iterator[Finding]:
+        """Where catalog, hot directory and bucket disagree."""
+        return cast("Iterator[Finding]", self._reports("GET", "check", None))
+
+    def _post(self, name: str, paths: Sequence[bytes] | None, **rest: bool) -> Iterator[Report]:
+        body = {"paths": None if paths is None else [fsdecode(path) for path in paths], **rest}
+        return self._reports("POST", name, wire.dump(body))
+
+    def _reports(self, method: str, name: str, body: bytes | None) -> Iterator[Report]:
+        with self._asking(method, name, body, None) as answer:
+            for line in answer.iter_lines():
+                yield wire.from_json(json.loads(line))
+
+    @contextmanager
+    def _asking(self, method: str, name: str, body: bytes | None, seconds: float | None) -> Iterator[httpx.Response]:
+        """The answer to one request, its body still to be read. Raises the error that the mount answers with."""
+        timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
+        try:
+            with (
+                short_path(self._socket_path) as uds,
+                httpx.Client(transport=httpx.HTTPTransport(uds=uds), base_url="http://tierfs", timeout=timeout) as http,
+                http.stream(method, f"{wire.API}/{name}", content=body) as answer,
+            ):
+                if answer.status_code != httpx.codes.OK:
+                    raise _error_of(answer)
+                yield answer
+        except httpx.TimeoutException:
+            raise ControlError(f"the mount at {self.mountpoint!r} does not answer; look into its log") from None
+        except (httpx.TransportError, OSError) as error:
+            raise ControlError(
+                f"the mount at {self.mountpoint!r} cannot be reached ({error}): its worker is being started or "
+                "is gone; look into its log"
+            ) from None
+
+
+def _error_of(answer: httpx.Response) -> TierfsError:
+    body = answer.read()
+    try:
+        return wire.error_from_json(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        said = f"{answer.status_code} {answer.reason_phrase}"
+        return ControlError(f"the mount refused {answer.request.url.path} ({said}): it runs another version of tierfs")

@@ -1,0 +1,330 @@
+"""The control API: HTTP on a Unix socket, inside the worker's trio loop.
+
+    GET  /api/v1/status                                   one JSON object
+    POST /api/v1/list                {paths, recursive}   entries; an outcome for a path that is not there
+    POST /api/v1/archive|release|restore {paths, recursive}   a total, then one outcome per file
+    POST /api/v1/pin|unpin           {paths}              outcomes
+    POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
+    GET  /api/v1/plan, /api/v1/check                      planned actions, findings
+
+All but status answer with JSON lines (see wire). An error before the first line is {"error": {kind, message}} with a
+status code; one in the middle is the last line. A client that hangs up cancels what it asked for.
+
+Who may speak: the user who runs the mount, and root. The socket has mode 0600, and the kernel is asked for the peer's
+credentials on every connection, so that a runtime directory on a filesystem without modes changes nothing.
+"""
+
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from tierfs.admin import wire
+from tierfs.admin.registry import short_path
+from tierfs.core.errors import ControlError, TierfsError
+from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
+
+_LOG = logging.getLogger(__name__)
+
+#: A request is a list of paths: 100,000 of 160 bytes.
+_LARGEST_REQUEST_BYTES = 16 << 20
+_BACKLOG = 64
+
+
+class Service(Protocol):
+    """What the control API offers of a running mount. Paths are bytes relative to the mountpoint; b"" is the root.
+
+    Methods raise TierfsError or OSError when the whole request fails; what fails for one file is its outcome.
+    """
+
+    def status(self) -> Mapping[str, object]:
+        """The mount in figures: see docs of `tierfs status --json`."""
+        ...
+
+    def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
+        """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
+        ...
+
+    def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
+        """Archive, release or restore files: a total first, then an outcome for each as it is reached."""
+        ...
+
+    def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
+        """Never release these files, or the files below these directories."""
+        ...
+
+    def unpin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
+        """Take pins away."""
+        ...
+
+    async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
+        """Drop the chunks of these files from the cache, or all of them."""
+        ...
+
+    async def plan(self) -> Sequence[PlannedAction]:
+        """What the policy would do now; changes nothing."""
+        ...
+
+    async def check(self) -> Sequence[Finding]:
+        """Where catalog, hot directory and bucket disagree; changes nothing."""
+        ...
+
+
+class Starting(Protocol):
+    """What a nursery's start() hands to a task."""
+
+    def started(self) -> None: ...
+
+
+async def serve(service: Service, socket_path: Path, *, task_status: Starting = trio.TASK_STATUS_IGNORED) -> None:
+    """Serve the control API until cancelled; started when the socket accepts connections. OSError.
+
+    A socket that an earlier worker left is replaced in one step: a client meets the old one or the new one.
+    """
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listen(socket_path)))
+    config = Config()
+    config.errorlog = _LOG
+    config.loglevel = "WARNING"
+    config.include_server_header = False
+    app = wrap_app(cast("Any", application(service)), config.wsgi_max_body_size, "asgi")
+    try:
+        async with listener:
+            # The socket listens since `listen`: a client that connects from here on is served.
+            task_status.started()
+            await trio.serve_listeners(partial(_converse, app, config), [listener])
+    finally:
+        socket_path.unlink(missing_ok=True)
+
+
+def listen(socket_path: Path) -> socket.socket:
+    """A listening Unix socket that only its owner (and root) may connect to. OSError."""
+    fresh = socket_path.with_name(f"{socket_path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(fresh) as name:
+            listener.bind(name)
+        # Until listen(2), nobody can connect: there is no moment at which the mode matters and is not yet set.
+        fresh.chmod(0o600)
+        listener.listen(_BACKLOG)
+        fresh.replace(socket_path)
+    except BaseException:
+        listener.close()
+        fresh.unlink(missing_ok=True)
+        raise
+    return listener
+
+
+async def _converse(app: Any, config: Config, stream: trio.SocketStream) -> None:
+    """Speak HTTP with one client.
+
+    hypercorn's own serve() shields what it sends from cancellation: a client that stops reading would hold up the
+    end of the worker. So the connection is ours, and cancellation closes it.
+    """
+    if not _is_welcome(stream.socket):
+        await stream.aclose()
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_close_when_cancelled, stream)
+        await TCPServer(app, config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
+        nursery.cancel_scope.cancel()
+
+
+async def _close_when_cancelled(stream: trio.SocketStream) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        stream.socket.close()
+
+
+def _is_welcome(connection: trio.socket.SocketType) -> bool:
+    """Whether the peer is this user or root: SO_PEERCRED, struct ucred {pid, uid, gid} (unix(7))."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return uid in (0, os.geteuid())
+
+
+def application(service: Service) -> Starlette:
+    """The ASGI application over a service."""
+    routes = [
+        Route(f"{wire.API}/status", _answering(_status, service), methods=["GET"]),
+        Route(f"{wire.API}/plan", _answering(_plan, service), methods=["GET"]),
+        Route(f"{wire.API}/check", _answering(_check, service), methods=["GET"]),
+    ]
+    posts: dict[str, _Handler] = {
+        "list": _list,
+        "archive": partial(_move, "archive"),
+        "release": partial(_move, "release"),
+        "restore": partial(_move, "restore"),
+        "pin": _pin,
+        "unpin": _unpin,
+        "evict": _evict,
+    }
+    routes += [Route(f"{wire.API}/{name}", _answering(do, service), methods=["POST"]) for name, do in posts.items()]
+    return Starlette(routes=routes)
+
+
+_Handler = Callable[[Service, Request], Awaitable[Response]]
+
+
+async def _status(service: Service, _request: Request) -> Response:
+    return Response(wire.dump(service.status()), media_type="application/json")
+
+
+async def _list(service: Service, request: Request) -> Response:
+    paths, recursive = await _paths_of(request)
+    return _Lines(service.list_entries(paths, recursive))
+
+
+async def _move(verb: Verb, service: Service, request: Request) -> Response:
+    paths, recursive = await _paths_of(request)
+    return _Lines(service.move(verb, paths, recursive))
+
+
+async def _pin(service: Service, request: Request) -> Response:
+    paths, _ = await _paths_of(request)
+    return _Lines(service.pin(paths))
+
+
+async def _unpin(service: Service, request: Request) -> Response:
+    paths, _ = await _paths_of(request)
+    return _Lines(service.unpin(paths))
+
+
+async def _evict(service: Service, request: Request) -> Response:
+    body = await _body_of(request)
+    paths = None if body.get("paths") is None else _checked_paths(body)
+    return _Lines(await service.evict(paths))
+
+
+async def _plan(service: Service, _request: Request) -> Response:
+    return _Lines(await service.plan())
+
+
+async def _check(service: Service, _request: Request) -> Response:
+    return _Lines(await service.check())
+
+
+def _answering(do: _Handler, service: Service) -> Callable[[Request], Awaitable[Response]]:
+    """The one place where errors become answers."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await do(service, request)
+        except (TierfsError, OSError) as error:
+            return _refusal(error)
+        except Exception as error:
+            _LOG.exception("A defect of tierfs met %s", request.url.path)
+            return _refusal(error)
+
+    return answer
+
+
+def _refusal(error: BaseException) -> Response:
+    body = wire.dump(wire.error_to_json(error))
+    return Response(body, status_code=wire.status_of(error), media_type="application/json")
+
+
+class _Lines(Response):
+    """Reports as JSON lines, sent as they come; the producer is cancelled when the client hangs up."""
+
+    def __init__(self, reports: AsyncIterator[Report] | Sequence[Report]) -> None:
+        super().__init__(media_type=wire.LINES)
+        del self.headers["content-length"]
+        self._reports = reports if isinstance(reports, AsyncIterator) else _each(reports)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_hang_up, receive, nursery.cancel_scope)
+            try:
+                await self._send_all(scope, receive, send)
+            finally:
+                # A generator that is left to the garbage collector could not clean up asynchronously.
+                if isinstance(self._reports, AsyncGenerator):
+                    await self._reports.aclose()
+            nursery.cancel_scope.cancel()
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The status line waits for the first report, so that an error before it has a status code of its own."""
+        is_started = False
+        try:
+            async for report in self._reports:
+                if not is_started:
+                    is_started = True
+                    await self._start(send)
+                await send({"type": "http.response.body", "body": wire.dump(wire.to_json(report)), "more_body": True})
+        except Exception as error:
+            if not isinstance(error, TierfsError | OSError):
+                _LOG.exception("A defect of tierfs met %s", scope["path"])
+            if not is_started:
+                await _refusal(error)(scope, receive, send)
+                return
+            line = wire.dump(wire.error_to_json(error))
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        if not is_started:
+            await self._start(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+
+async def _each(reports: Sequence[Report]) -> AsyncGenerator[Report, None]:
+    for report in reports:
+        yield report
+
+
+async def _cancel_on_hang_up(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _paths_of(request: Request) -> tuple[list[bytes], bool]:
+    body = await _body_of(request)
+    recursive = body.get("recursive", False)
+    if not isinstance(recursive, bool):
+        raise ControlError(f"recursive is true or false, not {recursive!r}")
+    return _checked_paths(body), recursive
+
+
+def _checked_paths(body: Mapping[str, object]) -> list[bytes]:
+    paths = body.get("paths")
+    if not isinstance(paths, list):
+        raise ControlError("the request has no list of paths")
+    return [wire.checked_path(path) for path in paths]
+
+
+async def _body_of(request: Request) -> Mapping[str, object]:
+    received = bytearray()
+    try:
+        async for block in request.stream():
+            received += block
+            if len(received) > _LARGEST_REQUEST_BYTES:
+                raise ControlError(f"the request is larger than {_LARGEST_REQUEST_BYTES} bytes: name fewer paths")
+    except ClientDisconnect:
+        raise ControlError("the client hung up in the middle of its request") from None
+    try:
+        body = json.loads(received)
+    except ValueError as error:
+        raise ControlError(f"the request is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ControlError("the request is not a JSON object")
+    return body

@@ -1,0 +1,109 @@
+"""The control API as it is spoken: JSON lines, each an object with one key that says what it holds.
+
+    {"entry": {...}}  {"total": {...}}  {"outcome": {...}}  {"planned": {...}}  {"finding": {...}}  {"error": {...}}
+
+JSON is always ASCII, and paths are str with surrogateescape: names that are not UTF-8 survive. Paths are relative to
+the mountpoint, without empty, "." and ".." parts; the root itself is "". Times are nanoseconds since the epoch.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from tierfs.core import errors
+from tierfs.core.errors import ControlError, TierfsError
+from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total
+from tierfs.core.residency import Residency, Tier
+
+API = "/api/v1"
+LINES = "application/x-ndjson"
+
+_TAGS: dict[type, str] = {
+    Entry: "entry",
+    Total: "total",
+    Outcome: "outcome",
+    PlannedAction: "planned",
+    Finding: "finding",
+}
+_CLASSES: dict[str, Any] = {tag: kind for kind, tag in _TAGS.items()}
+_READERS: dict[str, Callable[[Any], Any]] = {"path": os.fsencode, "residency": Residency, "tier": Tier}
+
+#: Which HTTP status tells a client what to do about an error; the first class that fits counts.
+_STATUSES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.ConfigError, 400),
+    (errors.ControlError, 400),
+    (errors.NotEligible, 409),
+    (errors.DeadlineExceeded, 504),
+    (errors.StoreUnavailable, 503),
+    (errors.StoreError, 502),
+    (FileNotFoundError, 404),
+    (PermissionError, 403),
+)
+
+
+def dump(value: object) -> bytes:
+    """One line of ASCII JSON."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def to_json(report: Report) -> dict[str, object]:
+    """The JSON object of a report, under its tag."""
+    fields = asdict(report)
+    if "path" in fields:
+        fields["path"] = os.fsdecode(fields["path"])
+    return {_TAGS[type(report)]: fields}
+
+
+def from_json(line: Mapping[str, Any]) -> Report:
+    """The report that a JSON object holds; raises the error that it holds, and ControlError for an unknown kind."""
+    [(tag, fields)] = line.items()
+    if tag == "error":
+        raise error_from_json(fields)
+    if tag not in _CLASSES:
+        raise ControlError(f"the mount sent a report of the unknown kind {tag!r}: it runs another version of tierfs")
+    report: Report = _CLASSES[tag](**{name: _READERS.get(name, _same)(value) for name, value in fields.items()})
+    return report
+
+
+def error_to_json(error: BaseException) -> dict[str, object]:
+    """The JSON object of an error."""
+    if isinstance(error, OSError) and error.errno is not None:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else ""
+        message = f"{os.strerror(error.errno)}{f': {name!r}' if name else ''}"
+    else:
+        message = str(error)
+    return {"error": {"kind": type(error).__name__, "message": message}}
+
+
+def error_from_json(fields: Mapping[str, Any]) -> TierfsError:
+    """The error that a mount met, as the class that it had there; ControlError where there is no such class."""
+    kind, message = str(fields.get("kind")), str(fields.get("message"))
+    found = getattr(errors, kind, None)
+    if isinstance(found, type) and issubclass(found, TierfsError):
+        return found(message)
+    return ControlError(f"the mount met {kind}: {message}")
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error."""
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+
+
+def checked_path(value: object) -> bytes:
+    """A path of a request, relative to the mountpoint. ControlError for one that could lead elsewhere."""
+    if not isinstance(value, str):
+        raise ControlError(f"a path is a string, not {value!r}")
+    try:
+        path = os.fsencode(value)
+    except UnicodeEncodeError:
+        raise ControlError(f"the path {value!r} holds surrogates that stand for no byte") from None
+    is_strange = b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/"))
+    if path and is_strange:
+        raise ControlError(f"the path {value!r} is not one inside the mount: it is absolute, or has empty or dot parts")
+    return path
+
+
+def _same(value: Any) -> Any:
+    return value

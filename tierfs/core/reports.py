@@ -1,0 +1,73 @@
+"""What the engine tells a person: the answers of the control API, frozen.
+
+Paths are bytes, relative to the root of the tree; sizes are bytes; times are nanoseconds since the epoch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tierfs.core.residency import Residency, Tier
+
+Verb = Literal["archive", "release", "restore"]
+Result = Literal["done", "unchanged", "failed"]
+Kind = Literal["file", "directory", "symlink", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in the tree: where its bytes are, and why they are not archived yet.
+
+    `key` is the object's key, None without one. `reason` is a sentence, empty when there is nothing to explain.
+    """
+
+    path: bytes
+    residency: Residency
+    tier: Tier
+    size: int
+    mtime_ns: int
+    key: str | None = None
+    cached_bytes: int = 0
+    pinned: bool = False
+    reason: str = ""
+    kind: Kind = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What a request is going to touch: said once, before the first outcome."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file; `bytes` is what was moved, `reason` why it failed or did not change."""
+
+    path: bytes
+    result: Result
+    reason: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAction:
+    """What the policy would do to one file now, and why."""
+
+    path: bytes
+    verb: Verb
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A disagreement between catalog, hot directory and bucket: what it means, and what to do about it."""
+
+    what: str
+    path: bytes
+    meaning: str
+    remedy: str
+
+
+Report = Entry | Total | Outcome | PlannedAction | Finding
