@@ -3,7 +3,8 @@
 Offsets and sizes are bytes; a chunk index counts chunks from the beginning of the object; ranges are half-open.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 
 def count_chunks(size: int, chunk_size: int) -> int:
@@ -42,25 +43,80 @@ def runs(indices: list[int], longest: int) -> list[range]:
     return found
 
 
+def lengths_of(chunks: range, size: int, chunk_size: int) -> list[int]:
+    """The length of each of `chunks` of an object of `size` bytes."""
+    return [stop - start for start, stop in (chunk_extent(index, size, chunk_size) for index in chunks)]
+
+
+def cut(blocks: Iterable[bytes], lengths: list[int]) -> Iterator[bytes]:
+    """Cut a stream of blocks of any size into pieces of exactly `lengths`, each as soon as its last byte is there.
+
+    A stream that ends early yields the complete pieces only: a short piece is never made up. Bytes beyond the last
+    piece are not looked at.
+    """
+    wanted = iter(lengths)
+    length = next(wanted, None)
+    kept: list[memoryview] = []
+    held = 0
+    for block in blocks:
+        rest = memoryview(block)
+        while length is not None and held + len(rest) >= length:
+            kept.append(rest[: length - held])
+            rest = rest[length - held :]
+            yield b"".join(kept)
+            kept, held, length = [], 0, next(wanted, None)
+        if length is None:
+            return
+        kept.append(rest)
+        held += len(rest)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The read-ahead state of one handle: where a sequential reader is expected next, and how far ahead to fetch.
+
+    `front` is the first chunk index that read-ahead has not asked for yet.
 
     INVARIANT: `ahead` is 0 for a reader that was not sequential lately.
     """
 
     expected: int = 0
     ahead: int = 0
+    front: int = 0
 
 
 def plan_window(window: Window, offset: int, length: int, chunk_size: int, cap: int) -> Window:
-    """The window after a read of [offset, offset + length): doubles from one chunk to `cap` while the reader is sequential.
+    """The window after a read of [offset, offset + length): doubles up to `cap` while the reader is sequential.
 
-    The kernel splits and reorders the reads of one sequential reader, so one chunk of slack on either side still counts.
+    It opens when the reader nears the end of a chunk (the kernel's own small read-ahead at a random place must not
+    open it) and doubles with each chunk that the reader enters. The kernel splits and reorders the reads of one
+    sequential reader, so one chunk of slack on either side still counts; reading backwards never widens the window.
     """
     stop = offset + length
-    if offset == 0 and window.expected == 0:
-        return Window(expected=stop, ahead=0)
-    if window.expected - chunk_size <= offset <= window.expected + chunk_size:
-        return Window(max(stop, window.expected), min(cap, max(chunk_size, window.ahead * 2)))
-    return Window(expected=stop, ahead=0)
+    is_near = window.expected - chunk_size <= offset <= window.expected + chunk_size
+    if window.expected == 0 or not is_near:
+        return Window(expected=stop)
+    if stop <= window.expected:
+        return window
+    has_entered = (stop - 1) // chunk_size > (window.expected - 1) // chunk_size
+    nears_end = (stop - 1) % chunk_size >= chunk_size // 2
+    ahead = window.ahead
+    if has_entered or (ahead == 0 and nears_end):
+        ahead = max(chunk_size, min(cap, ahead * 2))
+    return replace(window, expected=stop, ahead=ahead)
+
+
+def plan_read_ahead(window: Window, size: int, chunk_size: int, longest: int) -> range:
+    """The chunks to ask for now so that the window is filled; the caller advances `front` to the range's end.
+
+    Waits until `longest` chunks (or half the window, while it is small) are missing, so that a steady reader causes
+    long GETs rather than one for each chunk; the end of the object is asked for at once. Never beyond `size`.
+    """
+    if window.ahead == 0:
+        return range(0)
+    start = max(window.front, count_chunks(min(window.expected, size), chunk_size))
+    stop = count_chunks(min(window.expected + window.ahead, size), chunk_size)
+    step = max(1, min(longest, window.ahead // chunk_size // 2))
+    if stop - start >= step or stop == count_chunks(size, chunk_size):
+        return range(start, max(start, stop))
+    return range(0)
