@@ -14,7 +14,7 @@ import trio.testing
 
 from tierfs.admin import registry, wire
 from tierfs.admin.client import Client
-from tierfs.admin.control import serve
+from tierfs.admin.control import listen, serve
 from tierfs.core.errors import ControlError, NotEligible, StoreUnavailable
 from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, Tier
@@ -245,6 +245,27 @@ async def test_another_user_is_turned_away_whatever_the_mode_says(client: Client
         except ConnectionError:
             said = b""
     assert said == b""
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\x16\x03\x01\x02\x00\x01\x00\xff", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nx" * 9, b""]
+)
+async def test_noise_hurts_nobody_else(client: Client, socket_path: Path, noise: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(socket_path))
+        connection.sendall(noise)
+        connection.shutdown(socket.SHUT_WR)
+        while await trio.to_thread.run_sync(connection.recv, 4096):
+            pass
+    assert (await in_thread(client.status))["mountpoint"] == "/m"
+
+
+async def test_a_socket_of_the_next_worker_is_left_alone(ledger: Ledger, socket_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, ledger, socket_path)
+        with listen(socket_path):
+            nursery.cancel_scope.cancel()
+    assert socket_path.is_socket()
 
 
 async def test_a_stale_socket_is_replaced(ledger: Ledger, socket_path: Path) -> None:

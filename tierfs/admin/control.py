@@ -99,6 +99,7 @@ async def serve(service: Service, socket_path: Path, *, task_status: Starting = 
     A socket that an earlier worker left is replaced in one step: a client meets the old one or the new one.
     """
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listen(socket_path)))
+    mine = socket_path.stat().st_ino
     config = Config()
     config.errorlog = _LOG
     config.loglevel = "WARNING"
@@ -110,7 +111,9 @@ async def serve(service: Service, socket_path: Path, *, task_status: Starting = 
             task_status.started()
             await trio.serve_listeners(partial(_converse, app, config), [listener])
     finally:
-        socket_path.unlink(missing_ok=True)
+        # The next worker may have put its own socket there already.
+        if socket_path.exists() and socket_path.stat().st_ino == mine:
+            socket_path.unlink(missing_ok=True)
 
 
 def listen(socket_path: Path) -> socket.socket:
@@ -141,10 +144,14 @@ async def _converse(app: Any, config: Config, stream: trio.SocketStream) -> None
     if not _is_welcome(stream.socket):
         await stream.aclose()
         return
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_close_when_cancelled, stream)
-        await TCPServer(app, config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_close_when_cancelled, stream)
+            await TCPServer(app, config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
+            nursery.cancel_scope.cancel()
+    except Exception:
+        # One broken conversation must not end the worker, which serves the mount.
+        _LOG.exception("A connection to the control API broke")
 
 
 async def _close_when_cancelled(stream: trio.SocketStream) -> None:

@@ -22,6 +22,14 @@ SMALLEST_CHUNK_BYTES = 4
 #: The largest chunk: a reader of one byte waits for a whole chunk.
 LARGEST_CHUNK_BYTES = 64 << 20
 
+#: The first setting of each group, and the heading of the group in --help and in the sample file.
+HEADINGS = {
+    "region": "The bucket",
+    "auto_archive": "The policy",
+    "cache_size": "Cold reads",
+    "read_only": "The mount",
+}
+
 _WORDS_FOR_UNSET = frozenset({"", "auto", "none"})
 
 
@@ -81,7 +89,6 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # The bucket
     region: OptionalText = _setting(None, "Region of the bucket; unset: as boto3 finds it.")
     endpoint_url: OptionalUrl = _setting(None, "URL of an S3 server other than AWS.")
     path_style: OptionalFlag = _setting(
@@ -97,7 +104,6 @@ class Settings(BaseModel):
         None, "Storage class of archived objects; unset: the bucket's.", pattern=r"^[A-Z0-9_-]+$"
     )
 
-    # The policy
     auto_archive: bool = _setting(True, "Archive and release by age and watermarks, without being asked.")
     warm_after: Age = _setting(parse_age("1d"), "Archive a file that did not change for so long.")
     cold_after: Age = _setting(parse_age("7d"), "Release the hot bytes of a file that did not change for so long.")
@@ -118,7 +124,6 @@ class Settings(BaseModel):
     )
     archive_concurrency: int = _setting(4, "Files that are archived at the same time.", ge=1, le=256)
 
-    # Cold reads
     cache_size: Size = _setting(parse_size("10GiB"), "Hard limit of the chunk cache; 0: no cache.")
     chunk_size: ChunkSize = _setting(
         parse_size("1MiB"), "Unit of fetching and caching: a power of two (less than 64KiB is for tests)."
@@ -129,7 +134,6 @@ class Settings(BaseModel):
         "eio", "What a cold read does after cold_timeout: fail with EIO, or go on waiting for ever."
     )
 
-    # The mount
     read_only: bool = _setting(False, "Mount read-only.")
     allow_other: OptionalFlag = _setting(None, "Let other users in; auto: yes when root mounts.")
     shared_hot: bool = _setting(False, "Somebody else writes to the hot directory too: let kernel caches expire soon.")
