@@ -1,0 +1,375 @@
+"""The cold tier in a bucket, by boto3.
+
+boto3 signs, retries and reuses connections; what an answer means is decided in s3_answers. Checksums are computed here
+and sent with the request: boto3's own way needs a chunked upload that several servers break on.
+"""
+
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.exceptions as boto
+import urllib3.exceptions
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
+from tierfs.core.errors import (
+    AccessDenied,
+    ConfigError,
+    IntegrityError,
+    ObjectChanged,
+    ObjectMissing,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from tierfs.stores import s3_probe
+from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.s3_answers import (
+    NOT_S3,
+    Abilities,
+    Refuted,
+    TransferSizes,
+    advise,
+    check_range,
+    check_written,
+    classify,
+    plain_etag,
+    sentence,
+)
+from tierfs.stores.s3_upload import Target, copy_parts, read_exactly, upload_parts, upload_whole
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+#: Bytes handed on at once by get(): large enough to be cheap, small enough to stop soon.
+BLOCK = 256 << 10
+
+#: Time to connect, in seconds, where the setting allows more: a host that does not answer by then is down.
+CONNECT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How to reach one bucket.
+
+    `timeout_s` is the longest silence of one request, `prefix` where the self-test writes, unless `read_only`.
+    """
+
+    bucket: str
+    region: str | None = None
+    endpoint_url: str | None = None
+    path_style: bool | None = None
+    pool_size: int = 32
+    timeout_s: float = 30.0
+    max_retries: int = 5
+    checksum: Literal["auto", "when_required"] = "auto"
+    storage_class: str | None = None
+    prefix: str = ""
+    read_only: bool = False
+    sizes: TransferSizes = field(default_factory=TransferSizes)
+
+    @property
+    def place(self) -> str:
+        """The bucket in words."""
+        return f"bucket {self.bucket} at {self.endpoint_url or 'AWS'}"
+
+
+class S3Wire:
+    """One bucket by boto3: counts requests as they leave, and turns everything that can go wrong into StoreErrors."""
+
+    def __init__(self, settings: S3Settings, counters: StoreCounters) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._lock = threading.Lock()
+        self._client = _connect(settings)
+        self._client.meta.events.register("before-send.s3", self._count_request)
+
+    def call(self, operation: str, key: str = "", **arguments: Any) -> dict[str, Any]:
+        """One request about the bucket, or about the object `key`; copies come from the same bucket. StoreError."""
+        about: dict[str, Any] = {"Bucket": self._settings.bucket} | ({"Key": key} if key else {})
+        if "CopySource" in arguments:
+            arguments["CopySource"] = {**arguments["CopySource"], "Bucket": self._settings.bucket}
+        with self.telling(operation, key):
+            answer: dict[str, Any] = getattr(self._client, operation)(**about, **arguments)
+        body = arguments.get("Body")
+        if isinstance(body, bytes):
+            self.count_bytes(uploaded=len(body))
+        return answer
+
+    @contextmanager
+    def telling(self, operation: str, key: str) -> Iterator[None]:
+        """Turn what goes wrong in the block into one of core/errors, with a sentence for a person.
+
+        What a source or a progress callback raises passes through untouched.
+        """
+        try:
+            yield
+        except Refuted as error:
+            raise self._tell(operation, key, error.kind, error.why) from error
+        except boto.ClientError as error:
+            raise self._refused(operation, key, error) from error
+        except (boto.BotoCoreError, ResponseParserError, urllib3.exceptions.HTTPError) as error:
+            kind, why = _explain(error)
+            raise self._tell(operation, key, kind, why) from error
+
+    def count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
+        """Add to the totals of bytes."""
+        with self._lock:
+            self._counters.bytes_uploaded += uploaded
+            self._counters.bytes_downloaded += downloaded
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _count_request(self, event_name: str, **_: Any) -> None:
+        # Called for every attempt: retries cost money too.
+        operation = event_name.rpartition(".")[2]
+        with self._lock:
+            self._counters.requests[operation] = self._counters.requests.get(operation, 0) + 1
+
+    def _refused(self, operation: str, key: str, error: boto.ClientError) -> StoreError:
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        told = error.response.get("Error", {})
+        code = str(told.get("Code", ""))
+        kind = classify(status, code, operation)
+        text = str(told.get("Message") or "").rstrip(". ")
+        why = f"{text} ({code})" if text and text != code else f"the store answered {code or status}"
+        return self._tell(operation, key, kind, why, advise(code, kind))
+
+    def _tell(
+        self, operation: str, key: str, kind: type[StoreError], why: str, advice: str | None = None
+    ) -> StoreError:
+        advice = advise("", kind) if advice is None else advice
+        return kind(sentence(operation, key, self._settings.place, why, advice))
+
+
+class S3Store:
+    """ColdStore in an S3 bucket.
+
+    INVARIANT: what a server promises is not relied upon; ETag and length of every answer are compared here.
+    """
+
+    def __init__(self, settings: S3Settings) -> None:
+        self.counters = StoreCounters()
+        self._settings = settings
+        self._wire = S3Wire(settings, self.counters)
+        self._abilities = Abilities(crc32=settings.checksum == "auto")
+        self._extra = {"StorageClass": settings.storage_class} if settings.storage_class else {}
+
+    def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
+        """Upload `source` as `key` and return what a HEAD afterwards says; see ColdStore."""
+        target = Target(key, metadata, self._extra)
+        with self._wire.telling("put_object", key):
+            if source.size <= self._settings.sizes.part:
+                body = read_exactly(source, 0, source.size)
+                written = upload_whole(self._wire, target, body, self._abilities)
+                progress(len(body))
+            else:
+                sizes = self._settings.sizes
+                written = upload_parts(self._wire, target, source, self._abilities, sizes, progress)
+            answer = self._head(key)
+            info = _info(key, answer)
+            check_written(written, answer, info)
+        return info
+
+    def get(
+        self, key: str, start: int, stop: int, etag: str, version_id: str | None = None
+    ) -> Generator[bytes, None, None]:
+        """Stream the bytes [start, stop); see ColdStore. Closing the generator closes the request."""
+        if start >= stop:
+            return
+        arguments = {"Range": f"bytes={start}-{stop - 1}"}
+        if etag and not etag.startswith("W/"):  # a weak ETag never matches
+            arguments["IfMatch"] = f'"{etag}"'
+        if version_id:
+            arguments["VersionId"] = version_id
+        answer = self._wire.call("get_object", key, **arguments)
+        body = answer["Body"]
+        try:
+            with self._wire.telling("get_object", key):
+                check_range(answer, start, stop, etag)
+            yield from self._blocks(key, body, stop - start)
+        finally:
+            body.close()
+
+    def _blocks(self, key: str, body: Any, size: int) -> Iterator[bytes]:
+        """The body, which must be exactly `size` bytes: it may end, stall or die at any byte."""
+        left = size
+        while True:
+            with self._wire.telling("get_object", key):
+                # One byte more than is left shows the end of the body, which gives the connection back to the pool.
+                block = body.read(min(BLOCK, left) or 1)
+                if len(block) > left or (left and not block):
+                    raise Refuted(IntegrityError, f"the answer ends {left - len(block)} bytes before its announced end")
+            if not block:
+                return
+            left -= len(block)
+            self._wire.count_bytes(downloaded=len(block))
+            yield block
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object; see ColdStore."""
+        with self._wire.telling("head_object", key):
+            return _info(key, self._head(key))
+
+    def _head(self, key: str) -> dict[str, Any]:
+        arguments = {"ChecksumMode": "ENABLED"} if self._abilities.crc32 else {}
+        try:
+            return self._wire.call("head_object", key, **arguments)
+        except ObjectMissing:
+            # A HEAD has no body, so a missing bucket looks like a missing object; taking one for the other would
+            # declare every file of a mount lost.
+            with suppress(AccessDenied, StoreRefused):
+                self._wire.call("head_bucket")
+            raise
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with `prefix`; see ColdStore."""
+        token: str | None = None
+        while True:
+            # boto3 asks for url-encoded keys by itself, and decodes them.
+            page = self._wire.call("list_objects_v2", Prefix=prefix, **({"ContinuationToken": token} if token else {}))
+            with self._wire.telling("list_objects_v2", ""):
+                if "IsTruncated" not in page:
+                    raise Refuted(StoreUnavailable, NOT_S3)
+                found = [_info(entry["Key"], entry) for entry in page.get("Contents", ())]
+                before, token = token, page.get("NextContinuationToken") if page["IsTruncated"] else None
+                if page["IsTruncated"] and (not token or token == before):
+                    raise Refuted(StoreRefused, "the store says that there are more objects, but not how to get them")
+            yield from found
+            if token is None:
+                return
+
+    def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
+        """Copy an object inside the bucket; see ColdStore."""
+        origin: dict[str, Any] = {"CopySource": {"Key": source.key}}
+        if source.version_id:
+            origin["CopySource"]["VersionId"] = source.version_id
+        if source.etag and not source.etag.startswith("W/"):
+            origin["CopySourceIfMatch"] = f'"{source.etag}"'
+        # Not every store honours CopySourceIfMatch, and only a HEAD has the metadata that a multipart copy needs.
+        present = self.head(source.key) if not source.version_id else self._head_version(source)
+        with self._wire.telling("copy_object", source.key):
+            if (present.etag, present.size) != (source.etag, source.size):
+                raise Refuted(ObjectChanged, f"it was overwritten: its ETag is {present.etag}, not {source.etag}")
+            extra = self._extra or ({"StorageClass": source.storage_class} if source.storage_class else {})
+            if source.size <= self._settings.sizes.copy:
+                self._wire.call("copy_object", key, **origin, **extra)
+            else:
+                copy_parts(self._wire, Target(key, present.metadata, extra), source, self._settings.sizes, origin)
+            copied = self.head(key)
+            if copied.size != source.size:
+                raise Refuted(IntegrityError, f"it has {source.size} bytes, its copy {key} has {copied.size}")
+        return copied
+
+    def _head_version(self, source: ObjectInfo) -> ObjectInfo:
+        with self._wire.telling("head_object", source.key):
+            return _info(source.key, self._wire.call("head_object", source.key, VersionId=source.version_id))
+
+    def delete(self, key: str) -> None:
+        """Delete an object; deleting one that is not there succeeds."""
+        with suppress(ObjectMissing):
+            self._wire.call("delete_object", key)
+
+    def probe(self) -> tuple[str, ...]:
+        """The self-test: learns what the store can do, and says in sentences what it cannot; see ColdStore."""
+        # Few retries: somebody waits for the mount.
+        wire = S3Wire(replace(self._settings, max_retries=min(1, self._settings.max_retries)), self.counters)
+        try:
+            found = s3_probe.probe(wire, self._settings.prefix, self._abilities, self._settings.read_only)
+        finally:
+            wire.close()
+        self._abilities = found.abilities
+        return found.sentences
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._wire.close()
+
+
+def _info(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+    """An ObjectInfo from the answer of a HEAD, or from an entry of a list. Refuted."""
+    etag = plain_etag(answer.get("ETag"))
+    size = answer.get("ContentLength", answer.get("Size"))
+    if not etag or size is None:
+        raise Refuted(StoreUnavailable, NOT_S3)
+    version = answer.get("VersionId")
+    modified = answer.get("LastModified")
+    return ObjectInfo(
+        key=key,
+        size=size,
+        etag=etag,
+        version_id=None if version in (None, "", "null") else version,
+        modified_ns=_ns(modified) if isinstance(modified, datetime) else 0,
+        storage_class=answer.get("StorageClass"),
+        metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+    )
+
+
+def _ns(when: datetime) -> int:
+    return int(when.replace(microsecond=0).timestamp()) * 1_000_000_000 + when.microsecond * 1000
+
+
+def _connect(settings: S3Settings) -> "S3Client":
+    """A client; nothing is sent yet. ConfigError."""
+    if settings.endpoint_url and urlsplit(settings.endpoint_url).username is not None:
+        # Not repeated in the message, and never in a later one.
+        raise ConfigError("credentials do not belong into endpoint_url: let boto3 find them (environment, profile)")
+    path_style = settings.path_style if settings.path_style is not None else settings.endpoint_url is not None
+    config = Config(
+        connect_timeout=min(CONNECT_S, settings.timeout_s),
+        read_timeout=settings.timeout_s,
+        max_pool_connections=settings.pool_size,
+        retries={"mode": "standard", "total_max_attempts": settings.max_retries + 1},
+        s3={"addressing_style": "path" if path_style else "auto"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+        user_agent_extra="tierfs",
+    )
+    try:
+        return boto3.Session(region_name=settings.region).client(
+            "s3", endpoint_url=settings.endpoint_url, config=config
+        )
+    except (boto.BotoCoreError, ValueError) as error:
+        raise ConfigError(f"cannot use {settings.place}: {error}") from error
+
+
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.NoAuthTokenError,
+    boto.SSOError,
+    boto.ProfileNotFound,
+)
+_UNREACHABLE = (boto.HTTPClientError, boto.ConnectionError, urllib3.exceptions.HTTPError)
+
+
+def _explain(error: Exception) -> tuple[type[StoreError], str]:
+    """Which error a failure inside boto3 is, and why in words that carry nothing secret."""
+    if isinstance(error, _NO_CREDENTIALS):
+        return AccessDenied, f"boto3 found no usable credentials ({type(error).__name__})"
+    if isinstance(error, boto.IncompleteReadError):
+        return IntegrityError, "the answer ended before its announced end"
+    if isinstance(error, boto.ResponseStreamingError) and "IncompleteRead" in str(error):
+        return IntegrityError, "the connection was closed before the announced end of the answer"
+    if isinstance(error, boto.SSLError):
+        return StoreUnavailable, "the TLS handshake failed: check endpoint_url, and the certificate that it shows"
+    if isinstance(error, boto.ReadTimeoutError):
+        return StoreUnavailable, "the store was silent for longer than timeout"
+    if isinstance(error, boto.ConnectTimeoutError | boto.EndpointConnectionError):
+        return StoreUnavailable, "nothing answers at that address: check endpoint_url, region and the network"
+    if isinstance(error, _UNREACHABLE):
+        return StoreUnavailable, f"the connection broke ({type(error).__name__})"
+    if isinstance(error, ResponseParserError):
+        return StoreUnavailable, NOT_S3
+    return StoreRefused, str(error)
