@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -55,16 +55,8 @@ class _ChunkFiles(diskcache.Disk):  # type: ignore[misc]  # diskcache has no typ
             raise _NotBytes("a key in the cache database is not text")
         return key
 
-    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
-        relative = new_name()
-        return relative, os.path.join(self._directory, relative)
-
     def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, str, None]:
-        if not isinstance(value, bytes) or not isinstance(key, str) or read:
-            raise TypeError("cache values are bytes")
-        relative, full_path = self.filename()
-        write_chunk(full_path, key, value)
-        return len(value), diskcache.core.MODE_BINARY, relative, None
+        raise TypeError("a value enters this cache by _Database.keep() alone")
 
     def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> str:
         """The path of a value's file: who asks for it reads and checks it outside of the database's transaction."""
@@ -90,15 +82,17 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         rows = self._sql("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchall()
         return self.disk.fetch(*rows[0], read=True) if rows else None
 
-    def keep(self, key: str, data: bytes, tag: str) -> None:
+    def keep(self, key: str, data: bytes, crc: int, tag: str) -> None:
         """Store a chunk. Unlike diskcache's set(), leaves no file behind when the database cannot be written."""
-        size, mode, filename, _ = self.disk.store(data, False, key)
+        filename = new_name()
+        columns = (None, tag, len(data), diskcache.core.MODE_BINARY, filename, None)
+        write_chunk(os.path.join(self.directory, filename), key, data, crc)
         try:
             with self._transact() as (sql, remove_later):
                 for rowid, old in sql("SELECT rowid, filename FROM Cache WHERE key = ?", (key,)).fetchall():
                     sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
                     remove_later(old)
-                self._row_insert(key, True, time.time(), (None, tag, size, mode, filename, None))
+                self._row_insert(key, True, time.time(), columns)
         except BaseException:
             self.disk.remove(filename)
             raise
@@ -143,7 +137,7 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 
 @dataclass(slots=True)
 class CacheCounters:
-    """Running totals since the cache was opened.
+    """Running totals since the cache was opened; a chunk that was found damaged is a miss.
 
     `bypassed` counts reservations that were not granted, `errors` what failed, by what was tried ("check": chunks that
     were damaged).
@@ -184,18 +178,6 @@ class ChunkCache:
             with self._tolerating("close"):
                 database.close()
 
-    @property
-    def hits(self) -> int:
-        """Chunks that were found, since the cache was opened."""
-        return self.counters.hits
-
-    @property
-    def misses(self) -> int:
-        """Chunks that were looked for and not found, or found damaged, since the cache was opened."""
-        return self.counters.misses
-
-    # -- reading -------------------------------------------------------------------------------------------------
-
     def get(self, ref: ObjectRef, chunk_size: int, index: int) -> bytes | None:
         """The bytes of a chunk, checked against their CRC-32 and identity; None when they are not here."""
         data = None
@@ -233,8 +215,6 @@ class ChunkCache:
                 used = self._used(self._database)
         return used
 
-    # -- writing -------------------------------------------------------------------------------------------------
-
     def reserve(self, size: int, chunks: int = 1) -> "Reservation":
         """Make room for `size` bytes in `chunks` chunks, evicting the least recently used; never waits.
 
@@ -254,19 +234,11 @@ class ChunkCache:
 
     def evict_object(self, ref: ObjectRef) -> int:
         """Drop all chunks of an object; returns how many there were."""
-        count = 0
-        with self._tolerating("evict"):
-            if self._database is not None:
-                count = self._database.evict(object_digest(ref))
-        return count
+        return self._evict(lambda database: int(database.evict(object_digest(ref))))
 
     def evict_all(self) -> int:
         """Drop everything; returns how many chunks there were."""
-        count = 0
-        with self._tolerating("evict"):
-            if self._database is not None:
-                count = self._database.clear()
-        return count
+        return self._evict(lambda database: int(database.clear()))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -334,6 +306,13 @@ class ChunkCache:
         names = (*_DATABASE_FILES, *SHELVES, "")
         return _JOURNAL_BYTES + sum(taken_bytes(os.path.join(self.directory, name)) for name in names)
 
+    def _evict(self, evict: Callable[[_Database], int]) -> int:
+        count = 0
+        with self._tolerating("evict"):
+            if self._database is not None:
+                count = evict(self._database)
+        return count
+
     def _make_room(self, cost: int) -> bool:
         database = self._database
         if database is None:
@@ -346,11 +325,11 @@ class ChunkCache:
             database.shrink(excess, self._overhead)
         return self._used(database) <= room
 
-    def _put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes) -> bool:
+    def _put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes, crc: int) -> bool:
         is_kept = False
         with self._tolerating("write"):
             if self._database is not None:
-                self._database.keep(chunk_key(ref, chunk_size, index), data, object_digest(ref))
+                self._database.keep(chunk_key(ref, chunk_size, index), data, crc, object_digest(ref))
                 is_kept = True
         return is_kept
 
@@ -393,13 +372,13 @@ class Reservation:
         """Whether there is room left in it."""
         return self._left > 0
 
-    def put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes) -> bool:
-        """Keep a chunk, whole and checked by the caller; says whether it was kept."""
+    def put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes, crc: int) -> bool:
+        """Keep a chunk, whole and checked by the caller, whose CRC-32 is `crc`; says whether it was kept."""
         cost = len(data) + self._cache._overhead
         if cost > self._left:
             return False
         try:
-            return self._cache._put(ref, chunk_size, index, data)
+            return self._cache._put(ref, chunk_size, index, data, crc)
         finally:  # from here on it is counted among the values, or not there
             self._left -= cost
             self._cache._give_back(cost)

@@ -67,10 +67,10 @@ def taken_bytes(path: str) -> int:
         return 0
 
 
-def write_chunk(path: str, key: str, data: bytes) -> None:
-    """Make the file of a chunk (0600), which must not exist; OSError, and no file, when it cannot be written whole."""
+def write_chunk(path: str, key: str, data: bytes, crc: int) -> None:
+    """Make the file of a chunk (0600) whose CRC-32 is `crc`; OSError, and no file, when it cannot be written whole."""
     named = key.encode()
-    header = _HEADER.pack(_MAGIC, zlib.crc32(data), len(data), len(named), named)
+    header = _HEADER.pack(_MAGIC, crc, len(data), len(named), named)
     with suppress(FileExistsError):
         os.mkdir(os.path.dirname(path), 0o700)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

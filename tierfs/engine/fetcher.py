@@ -1,0 +1,302 @@
+"""The owner of all flights: brings chunks from the cache or the store, once for all who want them.
+
+Everything here runs in the trio thread, except the functions of engine.transfer. Flights belong to the fetcher, not to
+whom they are for: they go on when a reader has gone.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from tierfs.core.errors import DeadlineExceeded, IntegrityError, StoreUnavailable, TierfsError
+from tierfs.core.extents import runs
+from tierfs.engine import transfer
+from tierfs.engine.flights import Flight, FlightKey, Item, Ledger, Recent
+from tierfs.stores.cache import ChunkCache
+from tierfs.stores.cold import ColdStore
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+STREAMS = 2  # restores that hold memory at the same time
+_CACHE_THREADS = 4  # each holds a connection to the cache's database
+_STRIKES = 2  # damaged bytes are fetched once more
+_FIRST_PAUSE_NS = 100_000_000
+_LONGEST_PAUSE_NS = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class HydrateSettings:
+    """How cold files are read; sizes in bytes. `deadline_ns` None waits for ever.
+
+    `chunk_size` is for objects whose record names none; `fetch_bytes` bounds one GET, `read_ahead_bytes` one handle's
+    window, `concurrency` the GETs at a time, `memory_bytes` all chunks in memory.
+    """
+
+    chunk_size: int = 1 << 20
+    read_ahead_bytes: int = 64 << 20
+    deadline_ns: int | None = 30_000_000_000
+    concurrency: int = 16
+    fetch_bytes: int = 8 << 20
+    memory_bytes: int = 128 << 20
+
+    @property
+    def flight_bytes(self) -> int:
+        """Memory for chunks on their way to readers, and recently landed ones."""
+        return self.memory_bytes * 3 // 4
+
+    @property
+    def stream_bytes(self) -> int:
+        """Memory for one restore."""
+        return self.memory_bytes // 4 // STREAMS
+
+
+@dataclass(slots=True)
+class HydrateCounters:
+    """Running totals since the start. Bytes are those of whole, checked chunks from the store (`bytes_fetched`)."""
+
+    bytes_asked: int = 0
+    bytes_fetched: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    gets: int = 0
+    waits: int = 0
+    retries: int = 0
+    deadline_misses: int = 0
+    corrupt_chunks: int = 0
+
+
+def plan_pause(attempt: int, jitter: float) -> int:
+    """Nanoseconds to wait after failure `attempt` (from 1): doubles to 5 s; `jitter` in [0, 1) takes up to half."""
+    return int(min(_LONGEST_PAUSE_NS, _FIRST_PAUSE_NS << min(attempt - 1, 16)) * (1 - jitter / 2))
+
+
+class Fetcher:
+    """Brings chunks.
+
+    INVARIANT: a chunk is in `_flights` from the moment somebody wants it until it lands or fails, and at most one GET
+    carries it. INVARIANT: bytes land only after their CRC-32 was checked, where one is recorded.
+    """
+
+    def __init__(self, store: ColdStore, cache: ChunkCache, settings: HydrateSettings) -> None:
+        self.settings = settings
+        self.counters = HydrateCounters()
+        self.recent = Recent(settings.memory_bytes // 2)
+        self._store = store
+        self._cache = cache
+        self._flights: dict[FlightKey, Flight] = {}
+        self._ledger = Ledger(settings.flight_bytes, self.recent)
+        self._nursery: trio.Nursery | None = None
+        self._is_stopped = False
+        self._loads = trio.CapacityLimiter(_CACHE_THREADS)
+        self._gets = trio.CapacityLimiter(settings.concurrency)
+        # Read-ahead and restores leave some GETs free for a reader that waits.
+        self._background_gets = trio.CapacityLimiter(max(1, settings.concurrency * 3 // 4))
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks that fetch, until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._is_stopped = True
+            self._nursery = None
+            for flight in list(self._flights.values()):
+                self._fail(flight, StoreUnavailable("the mount is going away"))
+
+    def want(self, item: Item, chunks: range, is_kept: bool = True) -> list[Flight]:
+        """The flights that carry `chunks`; those that nobody asked for yet are started. Does not wait."""
+        found = [self._find(item, index) for index in chunks]
+        flights = [flight or Flight(item, index, is_kept) for index, flight in zip(chunks, found, strict=True)]
+        new = [flight for flight, known in zip(flights, found, strict=True) if known is None]
+        if new:
+            self._spawn(self._obtain, item, new)
+            self._register(new)
+        return flights
+
+    def want_ahead(self, item: Item, chunks: range) -> None:
+        """Start to fetch chunks that a sequential reader will ask for. Does not wait."""
+        wanted = [index for index in chunks if self._find(item, index) is None]
+        if wanted:
+            self._spawn(self._obtain_ahead, item, range(wanted[0], wanted[-1] + 1))
+
+    async def wait_for(self, flights: list[Flight]) -> list[bytes]:
+        """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError."""
+        deadline_ns = self.settings.deadline_ns
+        self.counters.waits += any(not flight.is_done for flight in flights)
+        for flight in flights:
+            flight.interest += 1
+        try:
+            with trio.move_on_after(math.inf if deadline_ns is None else deadline_ns / 1e9):
+                for flight in flights:
+                    await flight.wait_done()
+                    flight.result()  # an error need not wait for the others
+        finally:
+            for flight in flights:
+                flight.interest -= 1
+        if not pending_of(flights):
+            return [flight.result() for flight in flights]
+        self.counters.deadline_misses += 1
+        raise DeadlineExceeded(_lateness(flights, (deadline_ns or 0) / 1e9))
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    async def _obtain(self, item: Item, flights: list[Flight]) -> None:
+        """Bring chunks that somebody waits for: from the cache, or else from the store."""
+        with self._delivering_errors(flights):
+            is_kept = flights[0].is_kept  # a restore has its own memory
+            if is_kept:
+                await self._ledger.wait_taken(sum(flight.size for flight in flights))
+                for flight in flights:
+                    flight.is_charged = True
+            await self._load(item, flights)
+            self._launch(item, pending_of(flights), is_urgent=is_kept)
+
+    async def _obtain_ahead(self, item: Item, chunks: range) -> None:
+        """Fetch chunks ahead of a sequential reader, as far as memory is free now."""
+        missing = await self.in_cache_thread(self._cache.missing, item.ref, item.chunk_size, chunks)
+        new: list[Flight] = []
+        for index in missing:
+            if self._find(item, index) is None:
+                if not self._ledger.take_nowait(item.size_of(index)):
+                    break
+                new.append(Flight(item, index, is_kept=True))
+                new[-1].is_charged = True
+        self._register(new)
+        self._launch(item, new, is_urgent=False)
+
+    async def _load(self, item: Item, flights: list[Flight]) -> None:
+        by_index = {flight.index: flight for flight in flights}
+        token = trio.lowlevel.current_trio_token()
+
+        def publish(index: int, data: bytes) -> bool:
+            token.run_sync_soon(self._land, by_index[index], data)
+            return not self._is_stopped
+
+        await self.in_cache_thread(transfer.load, self._cache, item, list(by_index), publish)
+        missed = len(pending_of(flights))
+        self.counters.cache_misses += missed
+        self.counters.cache_hits += len(flights) - missed
+
+    def _launch(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
+        """Start a task for each GET that the flights make."""
+        by_index = {flight.index: flight for flight in flights}
+        longest = max(1, self.settings.fetch_bytes // item.chunk_size)
+        for run in runs(sorted(by_index), longest):
+            self._spawn(self._carry, item, [by_index[index] for index in run], is_urgent)
+
+    async def _carry(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
+        """Fetch contiguous chunks until each has landed, failed, or is wanted by nobody."""
+        attempt = 0
+        with self._delivering_errors(flights):
+            while pending := pending_of(flights):
+                try:
+                    await self._get(item, pending, is_urgent)
+                except IntegrityError as error:
+                    self._strike(pending_of(flights)[0], error)
+                except StoreUnavailable as error:
+                    pending = pending_of(flights)
+                    if not any(flight.interest for flight in pending):
+                        raise  # forgotten: the next read tries again
+                    for flight in pending:
+                        flight.trouble = error
+                    attempt += 1
+                    self.counters.retries += 1
+                    await trio.sleep(plan_pause(attempt, random.random()) / 1e9)
+                else:
+                    pending = pending_of(flights)
+                    if pending and not any(flight.is_wanted for flight in pending):
+                        raise StoreUnavailable(f"{item.ref.key}: the fetch was given up, nobody waited for it")
+
+    async def _get(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
+        by_index = {flight.index: flight for flight in flights}
+        token = trio.lowlevel.current_trio_token()
+
+        def publish(index: int, data: bytes) -> bool:
+            token.run_sync_soon(self._land_fetched, by_index[index], data)
+            return not self._is_stopped and any(flight.is_wanted for flight in flights)
+
+        cache = self._cache if flights[0].is_kept else None
+        chunks = range(flights[0].index, flights[-1].index + 1)
+        async with nullcontext() if is_urgent else self._background_gets:
+            self.counters.gets += 1
+            await trio.to_thread.run_sync(
+                transfer.fetch, self._store, cache, item, chunks, publish, abandon_on_cancel=True, limiter=self._gets
+            )
+
+    # -- changes of state: synchronous ---------------------------------------------------------------------------
+
+    def _find(self, item: Item, index: int) -> Flight | None:
+        key = item.key_of(index)
+        return self.recent.get(key) or self._flights.get(key)
+
+    def _register(self, flights: list[Flight]) -> None:
+        for flight in flights:
+            self._flights[flight.item.key_of(flight.index)] = flight
+
+    def _land_fetched(self, flight: Flight, data: bytes) -> None:
+        self.counters.bytes_fetched += len(data)
+        self._land(flight, data)
+
+    def _land(self, flight: Flight, data: bytes) -> None:
+        if not flight.is_done:
+            self._unregister(flight)
+            flight.land(data)
+            if flight.is_kept:
+                self.recent.add(flight)
+
+    def _fail(self, flight: Flight, error: Exception) -> None:
+        if not flight.is_done:
+            self._unregister(flight)
+            flight.fail(error)
+
+    def _unregister(self, flight: Flight) -> None:
+        del self._flights[flight.item.key_of(flight.index)]
+        if flight.is_charged:
+            self._ledger.give_back(flight.size)
+
+    def _strike(self, flight: Flight, error: IntegrityError) -> None:
+        flight.strikes += 1
+        self.counters.corrupt_chunks += 1
+        if flight.strikes >= _STRIKES:
+            self._fail(flight, error)
+
+    @contextmanager
+    def _delivering_errors(self, flights: list[Flight]) -> Iterator[None]:
+        """Give an error to all who wait for the flights; a task of the hydrator never fails by itself."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, TierfsError):
+                _log.exception("a fetch of %s met a defect of tierfs", flights[0].item.ref.key)
+            for flight in flights:
+                self._fail(flight, error)
+
+    def _spawn(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        if self._nursery is None:
+            raise StoreUnavailable("cold files cannot be read: the mount is going away, or not there yet")
+        self._nursery.start_soon(task, *args)
+
+    async def in_cache_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a method of the cache in one of the threads that the cache has."""
+        return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._loads)
+
+
+def pending_of(flights: list[Flight]) -> list[Flight]:
+    """Those that have neither landed nor failed."""
+    return [flight for flight in flights if not flight.is_done]
+
+
+def _lateness(flights: list[Flight], seconds: float) -> str:
+    late = pending_of(flights)[0]
+    reason = f"; its last answer was: {late.trouble}" if late.trouble else ""
+    return f"{late.item.ref.key}: the store did not answer within {seconds:g} s{reason}"

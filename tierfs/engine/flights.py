@@ -1,0 +1,172 @@
+"""What is on its way, and the memory that it may take. All of it is touched by the trio thread alone."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from tierfs.core.extents import chunk_extent
+from tierfs.core.records import ObjectRef
+
+#: Names one chunk of one version of an object: key, ETag, version, chunk size, index.
+FlightKey = tuple[str, str, str | None, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object and the size of the chunks that it is fetched in."""
+
+    ref: ObjectRef
+    chunk_size: int
+
+    def key_of(self, index: int) -> FlightKey:
+        """The name of a chunk of this object."""
+        return (self.ref.key, self.ref.etag, self.ref.version_id, self.chunk_size, index)
+
+    def size_of(self, index: int) -> int:
+        """The length of a chunk of this object."""
+        start, stop = chunk_extent(index, self.ref.size, self.chunk_size)
+        return stop - start
+
+
+class Flight:
+    """One chunk on its way from the cache or the store to everybody who waits for it.
+
+    `interest` counts who wants it now; `is_kept` says that it is to be kept, in memory and in the cache, whether or
+    not somebody still waits (false for a restore's chunks).
+
+    INVARIANT: once done, it has either data or an error, for ever.
+    """
+
+    def __init__(self, item: Item, index: int, is_kept: bool) -> None:
+        self.item = item
+        self.index = index
+        self.is_kept = is_kept
+        self.size = item.size_of(index)
+        self.interest = 0
+        self.is_charged = False  # the ledger counts its size
+        self.strikes = 0  # how often its bytes came damaged
+        self.trouble: Exception | None = None  # the last error that was not final
+        self._data: bytes | None = None
+        self._error: Exception | None = None
+        self._done = trio.Event()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has landed or failed."""
+        return self._done.is_set()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its bytes are worth fetching."""
+        return self.is_kept or self.interest > 0
+
+    def land(self, data: bytes) -> None:
+        """Deliver the bytes to all who wait, now and later."""
+        assert not self.is_done
+        assert len(data) == self.size
+        self._data = data
+        self._done.set()
+
+    def fail(self, error: Exception) -> None:
+        """Deliver an error to all who wait."""
+        assert not self.is_done
+        self._error = error
+        self._done.set()
+
+    async def wait_done(self) -> None:
+        """Until it has landed or failed."""
+        await self._done.wait()
+
+    def result(self) -> bytes:
+        """The bytes of a flight that is done; raises what it failed with."""
+        if self._error is not None:
+            raise copy.copy(self._error) from self._error  # each waiter has a traceback of its own
+        assert self._data is not None
+        return self._data
+
+
+class Recent:
+    """Chunks that landed and are still in memory: the kernel reads one chunk in many pieces.
+
+    INVARIANT: `held_bytes` is the sum of the sizes of the flights in it, and at most `limit_bytes`.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._flights: OrderedDict[FlightKey, Flight] = OrderedDict()
+
+    def get(self, key: FlightKey) -> Flight | None:
+        """The landed flight of a chunk, made the last to go."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            self._flights.move_to_end(key)
+        return flight
+
+    def add(self, flight: Flight) -> None:
+        """Keep a landed flight, dropping others beyond the limit."""
+        key = flight.item.key_of(flight.index)
+        self.drop(key)
+        self._flights[key] = flight
+        self.held_bytes += flight.size
+        self.shrink(self.limit_bytes)
+
+    def retire(self, key: FlightKey) -> None:
+        """Make a chunk the next to go: a sequential reader is through with it."""
+        if key in self._flights:
+            self._flights.move_to_end(key, last=False)
+
+    def drop(self, key: FlightKey) -> None:
+        """Let one chunk go."""
+        flight = self._flights.pop(key, None)
+        if flight is not None:
+            self.held_bytes -= flight.size
+
+    def shrink(self, limit: int) -> None:
+        """Let chunks go until at most `limit` bytes are held."""
+        while self._flights and self.held_bytes > limit:
+            self.drop(next(iter(self._flights)))
+
+    def evict(self, ref: ObjectRef | None) -> None:
+        """Let the chunks of one object, or all, go."""
+        for key, flight in list(self._flights.items()):
+            if ref is None or flight.item.ref == ref:
+                self.drop(key)
+
+
+class Ledger:
+    """Memory for chunks that are being fetched; landed ones (`recent`) make room for them.
+
+    INVARIANT: `in_flight` + what `recent` holds is at most `limit_bytes`, except for a single request larger than that.
+    """
+
+    def __init__(self, limit_bytes: int, recent: Recent) -> None:
+        self.limit_bytes = limit_bytes
+        self.in_flight = 0
+        self._recent = recent
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def wait_taken(self, size: int) -> None:
+        """Take `size` bytes as soon as they are free."""
+        while not self.take_nowait(size):
+            await self._waiting.park()
+
+    def take_nowait(self, size: int) -> bool:
+        """Take `size` bytes if they are free, letting landed chunks go for them."""
+        if self.in_flight and self.in_flight + size > self.limit_bytes:
+            return False
+        self.in_flight += size
+        self._recent.shrink(max(0, self.limit_bytes - self.in_flight))
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Bytes are no longer being fetched: they landed, or failed."""
+        self.in_flight -= size
+        self._waiting.unpark_all()
+
+
+#: Delivers one verified chunk; says whether the rest of the extent is still wanted. Called from any thread.
+Publish = Callable[[int, bytes], bool]

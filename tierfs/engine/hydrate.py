@@ -1,0 +1,152 @@
+"""Reads cold files: readers with read-ahead, and restores.
+
+How a read goes: its chunks are looked up among the recent ones and those on their way; what is neither gets a flight
+(engine.fetcher), and a task that asks the cache and then the store. The reader waits for its own chunks only, with a
+deadline.
+"""
+
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import trio
+
+from tierfs.core.extents import Window, chunk_indices, count_chunks, plan_read_ahead, plan_window, slice_of_chunk
+from tierfs.core.records import ObjectRef
+from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings
+from tierfs.engine.flights import Flight, Item
+from tierfs.stores.cache import ChunkCache
+from tierfs.stores.cold import ColdStore
+
+__all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
+
+
+class Hydrator:
+    """Reads the bytes of cold files, for applications and for restores.
+
+    INVARIANT: no byte is given that the store or the cache did not give; fewer than asked for is an error.
+    """
+
+    def __init__(self, store: ColdStore, cache: ChunkCache, settings: HydrateSettings) -> None:
+        self.settings = settings
+        self._cache = cache
+        self._fetcher = Fetcher(store, cache, settings)
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # those that read ahead
+        self._streams = trio.Semaphore(STREAMS)
+
+    @property
+    def counters(self) -> HydrateCounters:
+        """Running totals since the start."""
+        return self._fetcher.counters
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks that fetch, until cancelled; `await nursery.start(hydrator.run)` before the first read."""
+        await self._fetcher.run(task_status)
+
+    def reader(self, ref: ObjectRef) -> "Reader":
+        """What one handle reads an object with."""
+        return Reader(self, self._fetcher, self._item(ref))
+
+    async def evict(self, ref: ObjectRef | None) -> int:
+        """Drop the chunks of one object, or of all, from memory and from the cache; returns how many the cache had."""
+        self._fetcher.recent.evict(ref)
+        if ref is None:
+            return await self._fetcher.in_cache_thread(self._cache.evict_all)
+        return await self._fetcher.in_cache_thread(self._cache.evict_object, ref)
+
+    async def cached_bytes(self, ref: ObjectRef) -> int:
+        """How many bytes of an object are in the cache."""
+        return await self._fetcher.in_cache_thread(self._cache.cached_bytes, ref)
+
+    async def stream(self, ref: ObjectRef) -> AsyncGenerator[bytes, None]:
+        """The whole object in order, chunk by chunk, by parallel GETs in bounded memory; close it with aclosing().
+
+        Chunks that are cached are taken from there, others do not enter the cache. Each has the deadline of a read.
+        DeadlineExceeded, StoreError.
+        """
+        item = self._item(ref)
+        total = count_chunks(ref.size, item.chunk_size)
+        window = max(1, self.settings.stream_bytes // item.chunk_size)
+        step = max(1, min(window // 4, self.settings.fetch_bytes // item.chunk_size))
+        held: deque[Flight] = deque()
+        async with self._streams:
+            try:
+                front = 0
+                while front < total or held:
+                    while front < total and (not held or len(held) + step <= window):
+                        chunks = range(front, min(front + step, total))
+                        held.extend(_hold(self._fetcher.want(item, chunks, is_kept=False)))
+                        front = chunks.stop
+                    (data,) = await self._fetcher.wait_for([held[0]])
+                    held.popleft().interest -= 1
+                    yield data
+            finally:
+                for flight in held:
+                    flight.interest -= 1
+
+    def read_ahead_share(self, reader: "Reader") -> int:
+        """The longest window that one of the readers may have now: together they keep within what memory holds."""
+        self._readers.add(reader)
+        return min(self.settings.read_ahead_bytes, self._fetcher.recent.limit_bytes // len(self._readers))
+
+    def no_read_ahead(self, reader: "Reader") -> None:
+        """A reader is not sequential any more: its share is the others'."""
+        self._readers.discard(reader)
+
+    def _item(self, ref: ObjectRef) -> Item:
+        return Item(ref, ref.chunk_size or self.settings.chunk_size)
+
+
+class Reader:
+    """Reads one object for one handle; keeps the handle's read-ahead window."""
+
+    def __init__(self, hydrator: Hydrator, fetcher: Fetcher, item: Item) -> None:
+        self.window = Window()
+        self._hydrator = hydrator
+        self._fetcher = fetcher
+        self._item = item
+
+    def start(self) -> None:
+        """Begin to fetch the first chunk; does not wait."""
+        if self._item.ref.size:
+            self._fetcher.want(self._item, range(1))
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """The bytes [offset, offset + length), clipped to the object's size, as soon as their chunks are here.
+
+        DeadlineExceeded; ObjectMissing and ObjectChanged (the file is lost); IntegrityError, other StoreError.
+        """
+        item = self._item
+        indices = chunk_indices(offset, length, item.ref.size, item.chunk_size)
+        if not indices:
+            return b""
+        length = min(length, item.ref.size - offset)
+        self._hydrator.counters.bytes_asked += length
+        flights = self._fetcher.want(item, indices)
+        self._read_ahead(offset, length)
+        chunks = await self._fetcher.wait_for(flights)
+        if self.window.ahead and offset + length == min(indices.stop * item.chunk_size, item.ref.size):
+            self._fetcher.recent.retire(item.key_of(indices[-1]))
+        return b"".join(
+            memoryview(chunk)[slice_of_chunk(index, item.chunk_size, offset, length)]
+            for index, chunk in zip(indices, chunks, strict=True)
+        )
+
+    def _read_ahead(self, offset: int, length: int) -> None:
+        item, hydrator = self._item, self._hydrator
+        cap = hydrator.read_ahead_share(self)
+        window = plan_window(self.window, offset, length, item.chunk_size, cap)
+        longest = max(1, hydrator.settings.fetch_bytes // item.chunk_size)
+        chunks = plan_read_ahead(window, item.ref.size, item.chunk_size, longest)
+        self.window = replace(window, front=chunks.stop) if chunks else window
+        if not window.ahead:
+            hydrator.no_read_ahead(self)
+        elif chunks:
+            self._fetcher.want_ahead(item, chunks)
+
+
+def _hold(flights: list[Flight]) -> list[Flight]:
+    for flight in flights:
+        flight.interest += 1
+    return flights
