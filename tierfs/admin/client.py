@@ -1,7 +1,7 @@
 """The other end of the control API: synchronous, for the command line and for scripts."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from os import fsdecode
 from pathlib import Path
@@ -45,39 +45,39 @@ class Client:
         with self._asking("GET", "status", None, _STATUS_SECONDS) as answer:
             return cast("dict[str, Any]", json.loads(answer.read()))
 
-    def list_entries(self, paths: Sequence[bytes], recursive: bool) -> Iterator[Entry | Outcome]:
+    def list_entries(self, paths: Sequence[bytes], recursive: bool) -> Generator[Entry | Outcome, None, None]:
         """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
-        return cast("Iterator[Entry | Outcome]", self._post("list", paths, recursive=recursive))
+        return cast("Generator[Entry | Outcome, None, None]", self._post("list", paths, recursive=recursive))
 
-    def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> Iterator[Total | Outcome]:
+    def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> Generator[Total | Outcome, None, None]:
         """Archive, release or restore; closing the iterator cancels what is not done yet."""
-        return cast("Iterator[Total | Outcome]", self._post(verb, paths, recursive=recursive))
+        return cast("Generator[Total | Outcome, None, None]", self._post(verb, paths, recursive=recursive))
 
-    def pin(self, paths: Sequence[bytes]) -> Iterator[Outcome]:
+    def pin(self, paths: Sequence[bytes]) -> Generator[Outcome, None, None]:
         """Never release these files, or the files below these directories."""
-        return cast("Iterator[Outcome]", self._post("pin", paths))
+        return cast("Generator[Outcome, None, None]", self._post("pin", paths))
 
-    def unpin(self, paths: Sequence[bytes]) -> Iterator[Outcome]:
+    def unpin(self, paths: Sequence[bytes]) -> Generator[Outcome, None, None]:
         """Take pins away."""
-        return cast("Iterator[Outcome]", self._post("unpin", paths))
+        return cast("Generator[Outcome, None, None]", self._post("unpin", paths))
 
-    def evict(self, paths: Sequence[bytes] | None) -> Iterator[Outcome]:
+    def evict(self, paths: Sequence[bytes] | None) -> Generator[Outcome, None, None]:
         """Drop the chunks of these files from the cache; None: of all files."""
-        return cast("Iterator[Outcome]", self._post("evict", paths))
+        return cast("Generator[Outcome, None, None]", self._post("evict", paths))
 
-    def plan(self) -> Iterator[PlannedAction]:
+    def plan(self) -> Generator[PlannedAction, None, None]:
         """What the policy would do now."""
-        return cast("Iterator[PlannedAction]", self._reports("GET", "plan", None))
+        return cast("Generator[PlannedAction, None, None]", self._reports("GET", "plan", None))
 
-    def check(self) -> Iterator[Finding]:
+    def check(self) -> Generator[Finding, None, None]:
         """Where catalog, hot directory and bucket disagree."""
-        return cast("Iterator[Finding]", self._reports("GET", "check", None))
+        return cast("Generator[Finding, None, None]", self._reports("GET", "check", None))
 
-    def _post(self, name: str, paths: Sequence[bytes] | None, **rest: bool) -> Iterator[Report]:
+    def _post(self, name: str, paths: Sequence[bytes] | None, **rest: bool) -> Generator[Report, None, None]:
         body = {"paths": None if paths is None else [fsdecode(path) for path in paths], **rest}
         return self._reports("POST", name, wire.dump(body))
 
-    def _reports(self, method: str, name: str, body: bytes | None) -> Iterator[Report]:
+    def _reports(self, method: str, name: str, body: bytes | None) -> Generator[Report, None, None]:
         with self._asking(method, name, body, None) as answer:
             for line in answer.iter_lines():
                 yield wire.from_json(json.loads(line))

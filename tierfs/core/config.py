@@ -6,8 +6,10 @@ from that text without loss, so `Settings.model_validate_json(settings.model_dum
 """
 
 import difflib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -111,7 +113,9 @@ class Settings(BaseModel):
     settle: Age = _setting(
         parse_age("30s"), "Leave a file alone whose content or attributes changed less than this ago."
     )
-    include: Patterns = _setting(("*",), "Archive only files that match one of these patterns.")
+    include: Patterns = _setting(
+        ("*",), "Archive only files that match one of these shell patterns (with a slash: the whole path)."
+    )
     exclude: Patterns = _setting((), "Never archive files that match one of these patterns.")
     pins: Patterns = _setting((), "Never release files that match one of these patterns.")
     min_size: Size = _setting(parse_size("4KiB"), "Leave files hot that are smaller than this.")
@@ -217,35 +221,6 @@ def _sentence(problem: Any, source_of: Callable[[str], str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreAddress:
-    """Where a cold tier is: an S3 bucket and the prefix of its keys, or a directory.
-
-    `bucket` is empty for a directory and `directory` is empty for a bucket. `prefix` is empty or ends in a slash.
-    """
-
-    scheme: Literal["s3", "file"]
-    bucket: str = ""
-    prefix: str = ""
-    directory: str = ""
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") if self.scheme == "s3" else f"file://{self.directory}"
-
-
-def parse_store(url: str) -> StoreAddress:
-    """Read s3://BUCKET[/PREFIX] or file:///DIR. ConfigError."""
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme == "s3" and rest.strip("/"):
-        bucket, _, prefix = rest.partition("/")
-        prefix = prefix.strip("/")
-        if bucket:
-            return StoreAddress("s3", bucket=bucket, prefix=f"{prefix}/" if prefix else "")
-    if separator and scheme == "file" and rest.startswith("/") and rest.strip("/"):
-        return StoreAddress("file", directory="/" + rest.strip("/"))
-    raise ConfigError(f"the store {url!r} is not one: write it as s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR")
-
-
-@dataclass(frozen=True, slots=True)
 class MountRequest:
     """What `tierfs mount` was asked for; all paths are absolute, as str with surrogateescape.
 
@@ -261,4 +236,16 @@ class MountRequest:
 
     @property
     def in_place(self) -> bool:
+        """Whether the mount covers its own hot directory."""
         return self.hot == self.mountpoint
+
+    def to_json(self) -> str:
+        """The request as ASCII JSON, for another process."""
+        fields = {field.name: getattr(self, field.name) for field in fields_of(self)}
+        return json.dumps(fields | {"settings": self.settings.model_dump(mode="json")})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The request that to_json() wrote. ConfigError."""
+        fields = json.loads(text)
+        return cls(**(fields | {"settings": Settings.of(**fields["settings"])}))

@@ -1,0 +1,166 @@
+"""mount and umount: check what was asked for, then let the supervisor do it."""
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from tierfs.admin import registry
+from tierfs.cli.flags import SettingsCommand, settings_options
+from tierfs.cli.sources import Gathered, flag_of, gather
+from tierfs.core.config import Given, MountRequest
+from tierfs.core.errors import ConfigError, ControlError, MountError
+from tierfs.stores.address import parse_store
+
+_MOUNTED = Path("/proc/self/mountinfo")
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("store", required=False)
+@click.argument("mountpoint", required=False)
+@click.option("--hot", metavar="DIR", help="Hot directory, when it is not the mountpoint itself.")
+@click.option("--state", metavar="DIR", help="Where catalog and chunk cache are; outside the hot directory.")
+@click.option("--foreground", is_flag=True, help="Stay until the mount is taken away, and log to stderr.")
+@settings_options
+def mount(
+    store: str | None,
+    mountpoint: str | None,
+    hot: str | None,
+    state: str | None,
+    foreground: bool,
+    config: str | None,
+    **flags: object,
+) -> None:
+    """Mount a directory and a bucket as one tree.
+
+    \b
+    tierfs mount s3://my-bucket/prefix /srv/data
+    tierfs mount s3://my-bucket /mnt --hot /ssd/data --warm-after 1d --cold-after 7d
+    tierfs mount file:///big/disk /srv/data --cache-size 50GiB
+    tierfs mount --config /etc/tierfs/data.toml
+
+    Without --hot the mount is in place: the files of MOUNTPOINT are the hot tier and are simply there. The command
+    returns when the mount serves, or says why it does not. Credentials are found as boto3 finds them.
+
+    Settings come from the settings file, then TIERFS_* in the environment (TIERFS_WARM_AFTER=1d), then flags; the later
+    wins. STORE, MOUNTPOINT, hot and state may stand in the settings file too.
+    """
+    if store is not None and mountpoint is None and "://" not in store:
+        store, mountpoint = None, store
+    where = {"store": store, "mountpoint": mountpoint, "hot": hot, "state": state}
+    request = request_of(gather(config, os.environ, {**where, **flags}), foreground)
+    from tierfs.mount import supervisor
+
+    supervisor.start(request)
+
+
+@click.command()
+@click.argument("mountpoint")
+@click.option("--lazy", is_flag=True, help="Take it out of the tree now, although it is in use.")
+def umount(mountpoint: str, lazy: bool) -> None:
+    """Take a mount away; its hot files stay where they are, its cold files in the bucket.
+
+    \b
+    tierfs umount /srv/data
+    """
+    from tierfs.mount import supervisor
+
+    supervisor.stop(_mounted_at(mountpoint), lazy)
+
+
+def _mounted_at(mountpoint: str) -> str:
+    """The mountpoint as the kernel knows it. ControlError when nothing of tierfs is mounted there."""
+    try:
+        return registry.find_mountpoint(mountpoint).mountpoint
+    except ControlError:
+        # A mount outlives its entry in the registry when the runtime directory was emptied.
+        absolute = os.path.abspath(mountpoint)
+        if absolute in kernel_mounts():
+            return absolute
+        raise
+
+
+def kernel_mounts() -> set[str]:
+    """Mountpoints that the kernel calls fuse.tierfs (proc(5), mountinfo: fields 5 and, after the dash, 1)."""
+    found = set()
+    for line in _MOUNTED.read_bytes().splitlines():
+        fields, _, rest = line.partition(b" - ")
+        if rest.split(b" ")[0] == b"fuse.tierfs":
+            found.add(os.fsdecode(fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")))
+    return found
+
+
+def request_of(gathered: Gathered, foreground: bool) -> MountRequest:
+    """The mount that was asked for, with absolute paths. ConfigError, MountError."""
+    where = gathered.where
+    store = str(_needed("store", where).value)
+    address = parse_store(store)
+    mountpoint = _directory("mountpoint", _needed("mountpoint", where))
+    hot = _directory("hot", where["hot"]) if "hot" in where else mountpoint
+    state = os.path.realpath(str(where["state"].value)) if "state" in where else default_state(mountpoint)
+    _refuse_taken(mountpoint)
+    _keep_apart(f"the state directory {state!r}", state, hot, mountpoint)
+    if address.kind == "file":
+        directory = os.path.realpath(address.bucket_or_dir)
+        _keep_apart(f"the store {store!r}", directory, hot, mountpoint)
+        _keep_apart(f"the store {store!r}", directory, state, state)
+    if hot != mountpoint and (is_within(hot, mountpoint) or is_within(mountpoint, hot)):
+        raise ConfigError(
+            f"the hot directory {hot!r} and the mountpoint {mountpoint!r} lie in each other: separate them"
+        )
+    return MountRequest(store, mountpoint, hot, state, gathered.settings, foreground)
+
+
+def default_state(mountpoint: str) -> str:
+    """The state directory unless --state says it: below /var/lib/tierfs for root, XDG_STATE_HOME/tierfs for others."""
+    if os.geteuid() == 0:
+        base = "/var/lib"
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.realpath(os.path.join(base, "tierfs", registry.escaped(mountpoint)))
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether a path is a directory, or lies below it; both are absolute."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _needed(name: str, where: Mapping[str, Given]) -> Given:
+    if name not in where or not where[name].value:
+        example = "`tierfs mount s3://BUCKET MOUNTPOINT`, or a settings file with store and mountpoint"
+        raise click.UsageError(f"{flag_of(name)} is missing: write {example}", click.get_current_context(silent=True))
+    return where[name]
+
+
+def _directory(name: str, given: Given) -> str:
+    """An existing directory, with symbolic links resolved."""
+    path = os.path.realpath(str(given.value))
+    what = "the mountpoint" if name == "mountpoint" else "the hot directory"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(f"{what} {path!r} is a mount whose daemon is gone: run `tierfs umount {path}`") from None
+        if error.errno == errno.ENOENT:
+            raise MountError(f"{what} {path!r} does not exist: create it, or correct {given.source}") from None
+        raise MountError(f"{what} {path!r} cannot be used: {error.strerror}") from None
+    if not stat.S_ISDIR(mode):
+        raise MountError(f"{what} {path!r} is not a directory: correct {given.source}")
+    return path
+
+
+def _refuse_taken(mountpoint: str) -> None:
+    if any(one.mountpoint == mountpoint and one.is_alive for one in registry.mounts()):
+        raise MountError(f"{mountpoint!r} is mounted already: `tierfs status {mountpoint}` shows it")
+
+
+def _keep_apart(what: str, path: str, hot: str, mountpoint: str) -> None:
+    """State and store never lie inside the tree that they serve, nor the tree inside them."""
+    for name, directory in (("hot directory", hot), ("mountpoint", mountpoint)):
+        if is_within(path, directory):
+            raise ConfigError(f"{what} lies inside the {name} {directory!r}: put it elsewhere")
+        if is_within(directory, path):
+            raise ConfigError(f"{what} contains the {name} {directory!r}: put it elsewhere")

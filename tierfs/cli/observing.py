@@ -1,0 +1,217 @@
+"""The commands that look and change nothing: status, ls, plan, check."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from tierfs.admin import registry
+from tierfs.admin.client import Client
+from tierfs.cli import rendering
+from tierfs.cli.exits import Exit
+from tierfs.cli.targets import group_by_mount
+from tierfs.core.errors import ControlError
+from tierfs.core.reports import Entry, Finding, Outcome
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON; the schema is described above.")
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+@_JSON
+def status(mountpoint: str | None, as_json: bool) -> int:
+    """Show one mount, or all mounts of this host, in figures.
+
+    \b
+    tierfs status
+    tierfs status /srv/data --json
+
+    With --json: one object for a MOUNTPOINT, an array of objects without.
+
+    \b
+    mountpoint, store, hot_directory, state_directory, version   text
+    hot, warm, cold    {files, bytes}
+    cache              {bytes, limit_bytes, hits, misses}
+    store_io           {bytes_uploaded, bytes_downloaded, requests}
+    queue, errors      what waits for the bucket; what failed lately
+    passthrough        whether hot I/O goes past the daemon
+    read_only          true or false
+    policy             {last_pass, next_pass}: seconds since the epoch, or null
+    warnings           sentences
+    worker_pid, supervisor_pid
+    unreachable        only for a mount that does not answer: why
+    """
+    known = [registry.find_mountpoint(mountpoint)] if mountpoint is not None else registry.mounts()
+    if mountpoint is not None:
+        found = [Client.of(known[0]).status()]
+    else:
+        found = [_status_or_why_not(mount) for mount in known]
+    if as_json:
+        click.echo(json.dumps(found if mountpoint is None else found[0], indent=1))
+    else:
+        _print_status(found)
+    return Exit.NOT_RUNNING if any("unreachable" in one for one in found) else Exit.OK
+
+
+def _status_or_why_not(mount: registry.Mount) -> dict[str, Any]:
+    try:
+        return Client.of(mount).status()
+    except ControlError as error:
+        return {"mountpoint": mount.mountpoint, "store": mount.store, "unreachable": str(error)}
+
+
+def _print_status(found: list[dict[str, Any]]) -> None:
+    if not found:
+        click.echo("no tierfs mount on this host")
+    for one in found:
+        if "unreachable" in one:
+            click.echo(f"tierfs: {one['unreachable']}", err=True)
+        else:
+            click.echo("\n".join(rendering.status_lines(one, time.time())))
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("-r", "--recursive", is_flag=True, help="Everything below directories.")
+@_JSON
+def ls(paths: tuple[str, ...], recursive: bool, as_json: bool) -> int:
+    """Show where the bytes of files are, and why they are not archived yet.
+
+    \b
+    tierfs ls /srv/data
+    tierfs ls -r /srv/data --json | jq '.[] | select(.residency == "lost")'
+
+    RESIDENCY is hot, archiving, mirrored, cold, restoring or lost; AGE is the time since the last change; CACHED is how
+    much of a cold file is in the chunk cache.
+
+    With --json: one array, an object per name.
+
+    \b
+    path          absolute path; bytes that are not UTF-8 as lone surrogates
+    kind          file, directory, symlink or other
+    residency     hot, archiving, mirrored, cold, restoring or lost
+    tier          hot, warm or cold
+    size          bytes
+    mtime         seconds since the epoch
+    key           key of the object, or null
+    cached_bytes  bytes in the chunk cache
+    pinned        true or false
+    reason        why it is not archived (or not released) yet; may be empty
+    """
+    failures: list[tuple[str, str]] = []
+    entries = _entries(paths, recursive, failures)
+    if as_json:
+        rendering.print_json_array(rendering.ls_json(entry, absolute) for entry, absolute in entries)
+    else:
+        _print_table(entries)
+    for absolute, reason in failures:
+        click.echo(f"tierfs: {rendering.shown_path(absolute)}: {reason}", err=True)
+    return Exit.SOME_FAILED if failures else Exit.OK
+
+
+def _entries(paths: tuple[str, ...], recursive: bool, failures: list[tuple[str, str]]) -> Iterator[tuple[Entry, str]]:
+    for mount, inside in group_by_mount(paths):
+        for found in Client.of(mount).list_entries(inside, recursive):
+            absolute = rendering.shown_absolute(mount.mountpoint, found.path)
+            if isinstance(found, Outcome):
+                failures.append((absolute, found.reason))
+            else:
+                yield found, absolute
+
+
+def _print_table(entries: Iterator[tuple[Entry, str]]) -> None:
+    now, here = time.time(), os.getcwd()
+    is_headed = not rendering.is_terminal()
+    for entry, absolute in entries:
+        if not is_headed:
+            is_headed = True
+            click.echo(rendering.LS_HEADER)
+        click.echo(rendering.ls_line(entry, rendering.shown_near(absolute, here), now))
+
+
+@click.command()
+@click.argument("mountpoint")
+@_JSON
+def plan(mountpoint: str, as_json: bool) -> int:
+    """Show what the policy would do now, and why; change nothing.
+
+    \b
+    tierfs plan /srv/data
+
+    With --json: one array of {path, verb, size, reason}; verb is archive or release, size is bytes.
+    """
+    mount = registry.find_mountpoint(mountpoint)
+    planned = ((action, rendering.shown_absolute(mount.mountpoint, action.path)) for action in Client.of(mount).plan())
+    if as_json:
+        rendering.print_json_array(
+            {"path": absolute, "verb": action.verb, "size": action.size, "reason": action.reason}
+            for action, absolute in planned
+        )
+        return Exit.OK
+    count = 0
+    for action, absolute in planned:
+        count += 1
+        size, name = rendering.shown_size(action.size), rendering.shown_path(absolute)
+        click.echo(f"{action.verb:<8}{size:>8}  {name}  ({action.reason})")
+    if not count:
+        click.echo("nothing to do")
+    return Exit.OK
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+@click.option("--state", metavar="DIR", help="State directory of a mount that is not running.")
+@_JSON
+def check(mountpoint: str | None, state: str | None, as_json: bool) -> int:
+    """Compare catalog, hot directory and bucket; change nothing.
+
+    \b
+    tierfs check /srv/data
+    tierfs check --state /var/lib/tierfs/srv-data    with the mount stopped
+
+    Every disagreement is said with what it means and what to do; the exit code is then 7.
+
+    With --json: one array of {what, path, meaning, remedy}.
+    """
+    if (mountpoint is None) == (state is None):
+        raise click.UsageError("name a MOUNTPOINT, or a state directory with --state", click.get_current_context())
+    root, findings = _check_mount(mountpoint) if mountpoint is not None else _check_state(str(state))
+    if as_json:
+        count = rendering.print_json_array(_finding_json(finding, root) for finding in findings)
+        return Exit.DISAGREEMENT if count else Exit.OK
+    count = 0
+    for finding in findings:
+        count += 1
+        name = rendering.shown_path(rendering.shown_absolute(root, finding.path))
+        click.echo(f"{finding.what}  {name}\n    {finding.meaning}\n    to do: {finding.remedy}")
+    click.echo(f"{count} disagreements" if count else "catalog, hot directory and bucket agree")
+    return Exit.DISAGREEMENT if count else Exit.OK
+
+
+def _check_mount(mountpoint: str) -> tuple[str, Iterator[Finding]]:
+    mount = registry.find_mountpoint(mountpoint)
+    return mount.mountpoint, Client.of(mount).check()
+
+
+def _check_state(state: str) -> tuple[str, Iterator[Finding]]:
+    """Through the running mount that has this state directory, if there is one: a catalog has one writer."""
+    directory = os.path.realpath(state)
+    for mount in registry.mounts():
+        if mount.state_directory == directory and mount.is_alive:
+            return mount.mountpoint, Client.of(mount).check()
+    from tierfs.mount.supervisor import check_state
+
+    mountpoint, findings = check_state(directory)
+    return mountpoint, iter(findings)
+
+
+def _finding_json(finding: Finding, root: str) -> dict[str, object]:
+    return {
+        "what": finding.what,
+        "path": rendering.shown_absolute(root, finding.path),
+        "meaning": finding.meaning,
+        "remedy": finding.remedy,
+    }

@@ -1,0 +1,163 @@
+"""How paths, sizes, ages and figures are shown to people and to scripts."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from tierfs.core.reports import Entry
+
+_BINARY = "KMGTPE"
+_AGES = ((7 * 86_400 * 10, "w", 7 * 86_400), (86_400, "d", 86_400), (3_600, "h", 3_600), (60, "m", 60), (0, "s", 1))
+_STYLES = {"hot": "red", "warm": "yellow", "cold": "cyan"}
+
+#: What `ls` prints above its columns, on a terminal.
+LS_HEADER = f"{'RESIDENCY':<10}{'SIZE':>9}{'AGE':>6}{'CACHED':>9}  PATH"
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def shown_path(path: str) -> str:
+    """A path on one line: as it is where that is possible, else quoted as the shell reads it ($'...')."""
+    if path.isprintable() and not any("\udc80" <= char <= "\udcff" for char in path):
+        return path
+    parts = []
+    for char in path:
+        if char in "\\'":
+            parts.append("\\" + char)
+        elif char.isprintable():
+            parts.append(char)
+        else:
+            parts.append("".join(f"\\x{byte:02x}" for byte in os.fsencode(char)))
+    return f"$'{''.join(parts)}'"
+
+
+def shown_size(size: float) -> str:
+    """Bytes in three digits and a binary unit: 0, 512, 1.5K, 10M."""
+    if size < 1024:
+        return f"{size:.0f}"
+    power = 0
+    while size >= 1023.5 and power < len(_BINARY):
+        size /= 1024
+        power += 1
+    return f"{size:.1f}{_BINARY[power - 1]}" if size < 9.95 else f"{size:.0f}{_BINARY[power - 1]}"
+
+
+def shown_age(seconds: float) -> str:
+    """A duration in its largest unit: 40s, 12m, 5h, 3d, 20w; the future is 0s."""
+    seconds = max(0.0, seconds)
+    for least, unit, factor in _AGES:
+        if seconds >= least:
+            return f"{seconds // factor:.0f}{unit}"
+    return "0s"
+
+
+def shown_absolute(mountpoint: str, path: bytes) -> str:
+    """The absolute path of a path in a mount."""
+    inside = os.fsdecode(path)
+    return f"{mountpoint.rstrip('/')}/{inside}" if inside else mountpoint
+
+
+def shown_near(absolute: str, directory: str) -> str:
+    """A path as a person in `directory` would write it."""
+    below = directory.rstrip("/") + "/"
+    return absolute[len(below) :] if absolute.startswith(below) and absolute != below else absolute
+
+
+def ls_line(entry: Entry, name: str, now: float) -> str:
+    """One line of `ls`: columns of fixed width, so that it can be printed as it comes."""
+    age = shown_age(now - entry.mtime_ns / 1e9)
+    cached = shown_size(entry.cached_bytes) if entry.cached_bytes else "-"
+    residency = (
+        click.style(f"{entry.residency:<10}", fg=_STYLES[entry.tier]) if is_terminal() else f"{entry.residency:<10}"
+    )
+    notes = ["pinned"] if entry.pinned else []
+    notes += [f"key {shown_path(entry.key)}"] if entry.key is not None else []
+    notes += [entry.reason] if entry.reason else []
+    if entry.kind == "directory":
+        return f"{'-':<10}{'-':>9}{age:>6}{'-':>9}  {shown_path(name)}/{f'  ({notes[0]})' if entry.pinned else ''}"
+    suffix = f"  ({'; '.join(notes)})" if notes else ""
+    return f"{residency}{shown_size(entry.size):>9}{age:>6}{cached:>9}  {shown_path(name)}{suffix}"
+
+
+def ls_json(entry: Entry, absolute: str) -> dict[str, object]:
+    """The object of one entry in `ls --json`."""
+    seconds, nanoseconds = divmod(entry.mtime_ns, 10**9)
+    return {
+        "path": absolute,
+        "kind": entry.kind,
+        "residency": str(entry.residency),
+        "tier": str(entry.tier),
+        "size": entry.size,
+        "mtime": seconds + 1e-9 * nanoseconds,
+        "key": entry.key,
+        "cached_bytes": entry.cached_bytes,
+        "pinned": entry.pinned,
+        "reason": entry.reason,
+    }
+
+
+def print_json_array(objects: Iterable[Mapping[str, object]]) -> int:
+    """Print one JSON array, an object per line, as they come, closed even after an error; return how many."""
+    count = 0
+    try:
+        for value in objects:
+            click.echo(("[\n" if count == 0 else ",\n") + json.dumps(value), nl=False)
+            count += 1
+    finally:
+        click.echo("\n]" if count else "[]")
+    return count
+
+
+def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
+    """The figures of one mount, for a person."""
+    mountpoint, hot = str(status["mountpoint"]), str(status.get("hot_directory", ""))
+    place = "in place" if hot == mountpoint else f"hot tier in {shown_path(hot)}"
+    mode = ", read-only" if status.get("read_only") else ""
+    lines = [
+        click.style(f"{shown_path(mountpoint)}  {shown_path(str(status['store']))}", bold=True) + f"  ({place}{mode})"
+    ]
+    for tier in ("hot", "warm", "cold"):
+        figures = status[tier]
+        lines.append(f"  {tier:<8}{figures['files']:>9} files {shown_size(figures['bytes']):>9}")
+    lines.append(f"  cache   {_cache(status['cache'])}")
+    lines.append(f"  store   {_store_io(status['store_io'])}")
+    lines.append(f"  queue   {_counts(status.get('queue'))}; errors {_counts(status.get('errors'))}")
+    lines.append(f"  policy  {_policy(status.get('policy') or {}, now)}")
+    passthrough = status.get("passthrough")
+    said = ("yes" if passthrough else "no") if isinstance(passthrough, bool) else passthrough
+    lines.append(f"  passthrough {said}, worker {status.get('worker_pid')}, supervisor {status.get('supervisor_pid')}")
+    lines += [click.style(f"  warning: {warning}", fg="yellow") for warning in status.get("warnings") or ()]
+    return lines
+
+
+def _cache(cache: Mapping[str, Any]) -> str:
+    hits, misses = cache["hits"], cache["misses"]
+    rate = f", {100 * hits / (hits + misses):.0f}% hits" if hits + misses else ""
+    return f"{shown_size(cache['bytes'])} of {shown_size(cache['limit_bytes'])}{rate}"
+
+
+def _store_io(io: Mapping[str, Any]) -> str:
+    requests = io["requests"]
+    count = sum(requests.values()) if isinstance(requests, Mapping) else requests
+    return f"{shown_size(io['bytes_uploaded'])} up, {shown_size(io['bytes_downloaded'])} down, {count} requests"
+
+
+def _counts(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{count} {name}" for name, count in value.items() if count) or "0"
+    return str(len(value)) if isinstance(value, list) else str(value or 0)
+
+
+def _policy(policy: Mapping[str, Any], now: float) -> str:
+    """Times of the last and next pass: seconds since the epoch, None where there is none."""
+    last, following = policy.get("last_pass"), policy.get("next_pass")
+    parts = [f"last pass {shown_age(now - last)} ago"] if isinstance(last, int | float) else ["no pass yet"]
+    parts += [f"next in {shown_age(following - now)}"] if isinstance(following, int | float) else []
+    return ", ".join(parts)

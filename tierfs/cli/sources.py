@@ -1,0 +1,141 @@
+"""Where settings come from: a TOML file, then TIERFS_* in the environment, then flags; the later wins."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tierfs.core.config import HEADINGS, Given, Settings, closest, settings_from
+from tierfs.core.errors import ConfigError
+
+#: What a file, the environment and the command line may say besides settings: which mount it is about.
+WHERE = {
+    "store": "s3://BUCKET[/PREFIX] or file:///DIR.",
+    "mountpoint": "The directory to mount at.",
+    "hot": "The hot directory, when it is not the mountpoint itself.",
+    "state": "The directory for catalog and chunk cache; outside the hot directory.",
+}
+
+ENVIRONMENT_PREFIX = "TIERFS_"
+#: Variables that are not settings: the settings file, and where the mounts of this host are registered.
+OTHER_VARIABLES = frozenset({"TIERFS_CONFIG", "TIERFS_RUNTIME_DIR"})
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What all sources say together: valid settings, and which mount they are for."""
+
+    settings: Settings
+    where: Mapping[str, Given]
+    given: Mapping[str, Given]
+
+
+def gather(config: str | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Gathered:
+    """Read all sources and validate them together. ConfigError.
+
+    `config` is the settings file, else TIERFS_CONFIG names it. `flags` are by the name of the setting; those that
+    were not given are None or empty.
+    """
+    path = config or environment.get("TIERFS_CONFIG")
+    given = {
+        **(read_file(path) if path else {}),
+        **read_environment(environment),
+        **{name: Given(value, flag_of(name)) for name, value in flags.items() if value not in (None, ())},
+    }
+    given = {name: one for name, one in given.items() if name not in WHERE or one.value != ""}
+    settings = settings_from({name: one for name, one in given.items() if name not in WHERE})
+    return Gathered(settings, {name: one for name, one in given.items() if name in WHERE}, given)
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting; arguments are called as in the usage line."""
+    return name.upper() if name in ("store", "mountpoint") else f"--{name.replace('_', '-')}"
+
+
+def read_file(path: str) -> dict[str, Given]:
+    """The settings in a TOML file. ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"the settings file {path!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the settings file {path!r} is not TOML: {error}") from None
+    problems = [_unknown(name, f"{name} in {path}", _names(), value) for name, value in values.items()]
+    _raise_all(problems)
+    return {name: Given(_text_of(name, value, path), f"{name} in {path}") for name, value in values.items()}
+
+
+def read_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    """The settings among environment variables. ConfigError for an unknown TIERFS_* variable."""
+    known = {ENVIRONMENT_PREFIX + name.upper(): name for name in _names()}
+    found = {variable: text for variable, text in environment.items() if variable.startswith(ENVIRONMENT_PREFIX)}
+    variables = [variable for variable in sorted(found) if variable not in OTHER_VARIABLES]
+    _raise_all([_unknown(one, f"the environment variable {one}", [*known, *OTHER_VARIABLES]) for one in variables])
+    return {known[one]: Given(found[one], f"the environment variable {one}") for one in variables}
+
+
+def sample() -> str:
+    """A settings file in which every setting stands with its meaning and its default, commented out."""
+    lines = ["# Settings of a tierfs mount: `tierfs mount --config FILE`.", "#"]
+    lines += ["# Every line shows a default; take away the # to change it. TIERFS_* variables win over this file,"]
+    lines += ["# flags win over both. Ages: 90s, 10m, 168h, 7d, 1w. Sizes: 64KiB, 10GiB (K, M, G: powers of 1024),"]
+    lines += ["# 10GB (powers of 1000). Patterns: one with a slash is matched against the path below the mountpoint,"]
+    lines += ["# one without against each name in it.", "", "# ---- Which mount", ""]
+    for name, text in WHERE.items():
+        lines += [f"# {text}", f'#{name} = "{_WHERE_EXAMPLES[name]}"', ""]
+    for name, field in Settings.model_fields.items():
+        if name in HEADINGS:
+            lines += [f"# ---- {HEADINGS[name]}", ""]
+        lines += [f"# {field.description}", f"#{name} = {toml_of(field.default)}", ""]
+    return "\n".join(lines)
+
+
+_WHERE_EXAMPLES = {
+    "store": "s3://my-bucket/prefix",
+    "mountpoint": "/srv/data",
+    "hot": "/srv/data",
+    "state": "/var/lib/tierfs/srv-data",
+}
+
+
+def toml_of(value: Any) -> str:
+    """A setting's value as TOML; unset is written as an empty string, which is read as unset."""
+    if value is None:
+        return '""'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(toml_of(one) for one in value)}]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _names() -> list[str]:
+    return [*Settings.model_fields, *WHERE]
+
+
+def _unknown(name: str, source: str, known: list[str], value: object = None) -> str | None:
+    """What is wrong with a name that nobody knows, or nothing."""
+    if name in known:
+        return None
+    if isinstance(value, dict):
+        return f"{source} is a section, and the settings file has none: move its lines to the top"
+    return f"{source} is not a setting{closest(name, known) or ': `tierfs config sample` lists them all'}"
+
+
+def _raise_all(problems: list[str | None]) -> None:
+    if found := [problem for problem in problems if problem]:
+        raise ConfigError("\n".join(found))
+
+
+def _text_of(name: str, value: object, path: str) -> object:
+    """Paths in a settings file are text; "~" in them is the home directory."""
+    if name not in WHERE:
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} in {path} is text in quotes, not {value!r}")
+    return os.path.expanduser(value)
