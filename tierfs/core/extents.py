@@ -90,10 +90,11 @@ def plan_window(window: Window, offset: int, length: int, chunk_size: int, cap: 
 
     It opens when the reader nears the end of a chunk (the kernel's own small read-ahead at a random place must not
     open it) and doubles with each chunk that the reader enters. The kernel splits and reorders the reads of one
-    sequential reader, so one chunk of slack on either side still counts; reading backwards never widens the window.
+    sequential reader, so a read that comes one chunk early, and the one that it overtook, still count; reading
+    backwards never widens the window.
     """
     stop = offset + length
-    is_near = window.expected - chunk_size <= offset <= window.expected + chunk_size
+    is_near = window.expected - 2 * chunk_size <= offset <= window.expected + chunk_size
     if window.expected == 0 or not is_near:
         return Window(expected=stop)
     if stop <= window.expected:
