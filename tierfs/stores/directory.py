@@ -1,0 +1,398 @@
+"""The cold tier in a directory: a big disk, or a share. No server needed, and every object is a plain file.
+
+    DIR/KEY                         the bytes of an object
+    DIR/.tierfs-store/about/..      one small file per object: its ETag and user metadata
+    DIR/.tierfs-store/new/..        what is being written
+
+An object appears by rename, whole and fsynced. Its description is named after the key and the body's mtime and size:
+the new one is complete before the new body shows, the old one goes after it, so a crash between leaves a pair that
+fits. `cp -a` and `rsync -a` of DIR keep the pairs. A body without description was written, or changed, by something
+else: its ETag is made from mtime and size. Extended attributes would be simpler, but not every share has them.
+"""
+
+import errno
+import logging
+import os
+import secrets
+import stat
+import threading
+import time
+import zlib
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+
+from tierfs.core.errors import (
+    AccessDenied,
+    BucketMissing,
+    IntegrityError,
+    ObjectChanged,
+    ObjectMissing,
+    StoreRefused,
+)
+from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.directory_layout import (
+    ABOUT,
+    DIRECTORY,
+    RESERVED,
+    About,
+    Bytes,
+    OpenFile,
+    about_path,
+    explain,
+    make_directory,
+    parent_of,
+    remove_empty,
+    split_key,
+    stat_or_none,
+    sync_directory,
+    walk_below,
+    write_all,
+)
+
+_log = logging.getLogger(__name__)
+
+_NEW = RESERVED + b"/new"
+
+#: Bytes read and written at once.
+BLOCK = 1 << 20
+
+#: Nobody is still writing a file in NEW that did not change for so long.
+_LEFTOVER_S = 24 * 3600
+
+# O_NONBLOCK: somebody may have put a fifo there.
+_BODY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class DirectoryStore:
+    """ColdStore in a directory.
+
+    INVARIANT: nothing outside the directory is touched: parts of keys are looked up one by one, symbolic links are not
+    followed.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.counters = StoreCounters()
+        self._place = f"directory {directory}"
+        self._lock = threading.Lock()
+        try:
+            self._root = os.open(directory, DIRECTORY)
+        except PermissionError as error:
+            raise AccessDenied(f"cannot open the {self._place}: permission denied") from error
+        except OSError as error:
+            raise BucketMissing(
+                f"cannot open the {self._place}: {error.strerror}; create it or mount its disk"
+            ) from error
+        # A disk that is not mounted looks like an empty directory: once seen, this must not go away.
+        self._was_ours = self._exists(RESERVED)
+
+    def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
+        """Write, fsync, read back and compare, then rename into place; see ColdStore."""
+        parts = split_key(key)
+        about = About(etag=secrets.token_hex(20), metadata={name.lower(): value for name, value in metadata.items()})
+        with self._telling("write", key):
+            self._prepare()
+        leftovers = [name := b"%s/%s" % (_NEW, secrets.token_hex(16).encode())]
+        try:
+            body = self._write_body(key, name, source, progress)
+            leftovers.append(about_path(key, body))
+            with self._telling("write", key):
+                self._write_about(key, about, body)
+                self._publish(key, parts, name)
+        except BaseException:
+            for path in leftovers:
+                with suppress(OSError):
+                    os.unlink(path, dir_fd=self._root)
+            raise
+        info = self.head(key)
+        if (info.etag, info.size) != (about.etag, source.size):
+            raise IntegrityError(f"cannot write object {key} in {self._place}: something else wrote the same key")
+        return info
+
+    def _write_body(self, key: str, name: bytes, source: Source, progress: Progress) -> os.stat_result:
+        """Copy the source to `name`; what is returned identifies the body for ever."""
+        self._count("PutObject")
+        with self._telling("write", key):
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._root)
+        try:
+            size = crc32 = 0
+            while size < source.size:
+                block = source.read_at(size, min(BLOCK, source.size - size))
+                if not block:
+                    break
+                with self._telling("write", key):
+                    write_all(fd, block)
+                crc32 = zlib.crc32(block, crc32)
+                size += len(block)
+                self._count_bytes(uploaded=len(block))
+                progress(len(block))
+            if size != source.size:
+                raise IntegrityError(
+                    f"cannot write object {key}: the file became shorter while it was read ({size} bytes)"
+                )
+            with self._telling("write", key):
+                body = self._stamp(key, fd)
+                os.fsync(fd)
+            self._verify(key, fd, size, crc32, progress)
+            return body
+        finally:
+            os.close(fd)
+
+    def _stamp(self, key: str, fd: int) -> os.stat_result:
+        """Give the body an mtime that no other body of this key has, whatever the filesystem makes of it."""
+        now_ns = time.time_ns()
+        while True:
+            os.utime(fd, ns=(now_ns, now_ns))
+            body = os.fstat(fd)
+            if not self._exists(about_path(key, body)):
+                return body
+            now_ns += 1_000_000_000
+
+    def _verify(self, key: str, fd: int, size: int, crc32: int, progress: Progress) -> None:
+        """Read the body back, from the disk or the share as far as the kernel allows, and compare."""
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        offset = found = 0
+        while True:
+            with self._telling("read back", key):
+                block = os.pread(fd, BLOCK, offset)
+            if not block:
+                break
+            found = zlib.crc32(block, found)
+            offset += len(block)
+            progress(0)
+        if (offset, found) != (size, crc32):
+            raise IntegrityError(f"cannot write object {key} in {self._place}: what reads back is not what was written")
+
+    def _write_about(self, key: str, about: About, body: os.stat_result) -> None:
+        path, name = about_path(key, body), b"%s/%s" % (_NEW, secrets.token_hex(16).encode())
+        directory = os.path.dirname(path)
+        if not self._exists(directory):
+            make_directory(directory, self._root)
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._root)
+        try:
+            write_all(fd, about.format(key))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(name, path, src_dir_fd=self._root, dst_dir_fd=self._root)
+        sync_directory(directory, self._root)
+
+    def _publish(self, key: str, parts: tuple[bytes, ...], name: bytes) -> None:
+        """The one step that makes the new body visible; then the description of the old one goes."""
+        with self._lock, parent_of(self._root, parts, create=True) as parent:
+            old = stat_or_none(parts[-1], parent)
+            os.rename(name, parts[-1], src_dir_fd=self._root, dst_dir_fd=parent)
+            os.fsync(parent)
+        if old is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(about_path(key, old), dir_fd=self._root)
+
+    def get(
+        self, key: str, start: int, stop: int, etag: str, version_id: str | None = None
+    ) -> Generator[bytes, None, None]:
+        """Stream the bytes [start, stop); see ColdStore. A body that is replaced meanwhile is read to its end."""
+        if start >= stop:
+            return
+        self._count("GetObject")
+        with self._body(key) as (fd, info):
+            if etag and info.etag != etag:
+                raise ObjectChanged(f"cannot read object {key} in {self._place}: it was overwritten")
+            if info.size < stop:
+                raise ObjectChanged(f"cannot read object {key} in {self._place}: it is shorter than recorded")
+            while start < stop:
+                with self._telling("read", key):
+                    block = os.pread(fd, min(BLOCK, stop - start), start)
+                if not block:
+                    raise IntegrityError(
+                        f"cannot read object {key} in {self._place}: it ends {stop - start} bytes early"
+                    )
+                start += len(block)
+                self._count_bytes(downloaded=len(block))
+                yield block
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object; see ColdStore."""
+        self._count("HeadObject")
+        with self._body(key) as (_, info):
+            return info
+
+    @contextmanager
+    def _body(self, key: str) -> Iterator[tuple[int, ObjectInfo]]:
+        """An open object, and its description."""
+        parts = split_key(key)
+        while True:
+            with self._telling("read", key), parent_of(self._root, parts) as parent:
+                fd = os.open(parts[-1], _BODY, dir_fd=parent)
+            try:
+                with self._telling("read", key):
+                    body = os.fstat(fd)
+                    if not stat.S_ISREG(body.st_mode):
+                        raise FileNotFoundError(errno.ENOENT, "not a regular file")
+                    about = self._find_about(key, body)
+                    if about is None and self._was_replaced(parts, body):
+                        continue  # a put took the description away after the open
+                yield fd, _info(key, body, about)
+                return
+            finally:
+                os.close(fd)
+
+    def _was_replaced(self, parts: tuple[bytes, ...], body: os.stat_result) -> bool:
+        with parent_of(self._root, parts) as parent:
+            now = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+        return (now.st_ino, now.st_mtime_ns, now.st_size) != (body.st_ino, body.st_mtime_ns, body.st_size)
+
+    def _find_about(self, key: str, body: os.stat_result) -> About | None:
+        try:
+            fd = os.open(about_path(key, body), _BODY, dir_fd=self._root)
+        except FileNotFoundError:
+            return None
+        with open(fd, "rb") as file:
+            return About.parse(key, file.read())
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key begins with `prefix`; see ColdStore. Names that are not UTF-8 are no keys: logged."""
+        self._count("ListObjectsV2")
+        self._must_be_ours()
+        below, _, _ = prefix.rpartition("/")
+        try:
+            parts = split_key(below) if below else ()
+        except StoreRefused:
+            return  # no object has such a key
+        with ExitStack() as opened:
+            with self._telling("list", prefix):
+                try:
+                    top = opened.enter_context(parent_of(self._root, (*parts, b"")))
+                except (FileNotFoundError, NotADirectoryError):
+                    self._must_be_ours()
+                    return
+            walk = opened.enter_context(closing(walk_below(top)))
+            while True:
+                with self._telling("list", prefix):
+                    step = next(walk, None)
+                    if step is None:
+                        return
+                    at, directories, files, fd = step
+                    path = b"/".join((*parts, *at.split(b"/")[1:]))
+                    if not path and RESERVED in directories:
+                        directories.remove(RESERVED)
+                    found = [info for name in files if (info := self._entry(path, name, prefix, fd))]
+                yield from found
+
+    def _entry(self, path: bytes, name: bytes, prefix: str, fd: int) -> ObjectInfo | None:
+        try:
+            key = (path + b"/" + name if path else name).decode()
+        except UnicodeDecodeError:
+            _log.warning("%s: %r is not UTF-8, so it is not an object", self._place, path + b"/" + name)
+            return None
+        body = stat_or_none(name, fd)
+        if body is None or not stat.S_ISREG(body.st_mode) or not key.startswith(prefix):
+            return None
+        info = _info(key, body, self._find_about(key, body))
+        return replace(info, metadata={})
+
+    def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
+        """Copy an object inside the directory; see ColdStore."""
+        self._count("CopyObject")
+        with self._body(source.key) as (fd, info):
+            if (info.etag, info.size) != (source.etag, source.size):
+                raise ObjectChanged(f"cannot copy object {source.key} in {self._place}: it was overwritten")
+            return self.put(key, OpenFile(fd), info.metadata, lambda _moved: None)
+
+    def delete(self, key: str) -> None:
+        """Delete an object, and directories that it leaves empty; deleting one that is not there succeeds."""
+        parts = split_key(key)
+        self._count("DeleteObject")
+        with self._telling("delete", key):
+            try:
+                with self._lock, parent_of(self._root, parts) as parent:
+                    body = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+                    if stat.S_ISDIR(body.st_mode):
+                        return  # not an object
+                    os.unlink(parts[-1], dir_fd=parent)
+                    os.fsync(parent)
+                    remove_empty(self._root, parts[:-1])
+            except (FileNotFoundError, NotADirectoryError):
+                self._must_be_ours()
+                return
+            with suppress(FileNotFoundError):
+                os.unlink(about_path(key, body), dir_fd=self._root)
+
+    def probe(self) -> tuple[str, ...]:
+        """Write, read and delete an object; say in sentences what a directory cannot do; see ColdStore."""
+        body = b"tierfs wrote this object to see that it can; it may be deleted"
+        key = f".tierfs-self-test-{secrets.token_hex(8)}"
+        try:
+            with self._telling("use", ""):
+                self._prepare()
+                self._sweep()
+            info = self.put(key, Bytes(body), {"tierfs-test": "kept"}, lambda _moved: None)
+        except AccessDenied as error:
+            with self._telling("use", ""):
+                os.listdir(self._root)
+            return (f"objects cannot be written, so nothing can be archived ({error})",)
+        try:
+            if b"".join(self.get(key, 0, len(body), info.etag)) != body or info.metadata != {"tierfs-test": "kept"}:
+                raise StoreRefused(f"{self._place} cannot be used: an object reads back differently")
+        finally:
+            self.delete(key)
+        return ("an object cannot have the name of a directory that others are in, nor a name part above 255 bytes",)
+
+    def close(self) -> None:
+        """Close the directory."""
+        root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
+
+    def _prepare(self) -> None:
+        """Make the place for descriptions and new bodies."""
+        for path in (RESERVED, _NEW, ABOUT):
+            if not self._exists(path):
+                self._must_be_ours()
+                make_directory(path, self._root)
+        self._was_ours = True
+
+    def _sweep(self) -> None:
+        """Remove what a crash left half-written."""
+        with ExitStack() as opened:
+            fd = os.open(_NEW, DIRECTORY, dir_fd=self._root)
+            opened.callback(os.close, fd)
+            for name in os.listdir(fd):
+                found = stat_or_none(os.fsencode(name), fd)
+                if found is not None and found.st_mtime < time.time() - _LEFTOVER_S:
+                    os.unlink(name, dir_fd=fd)
+
+    def _must_be_ours(self) -> None:
+        """BucketMissing when what was there has gone as a whole: nothing in it may be taken for deleted."""
+        if self._was_ours and not self._exists(RESERVED):
+            raise BucketMissing(f"the {self._place} has lost {RESERVED.decode()}: mount its disk, or bring it back")
+
+    def _exists(self, path: bytes) -> bool:
+        return stat_or_none(path, self._root) is not None
+
+    @contextmanager
+    def _telling(self, verb: str, key: str) -> Iterator[None]:
+        """Turn an OSError of the block into one of core/errors, with a sentence for a person."""
+        try:
+            yield
+        except OSError as error:
+            kind, why = explain(error, writing=verb == "write")
+            if kind is ObjectMissing:
+                self._must_be_ours()
+            what = f"object {key} in {self._place}" if key else f"the {self._place}"
+            raise kind(f"cannot {verb} {what}: {why}") from error
+
+    def _count(self, kind: str) -> None:
+        with self._lock:
+            self.counters.requests[kind] = self.counters.requests.get(kind, 0) + 1
+
+    def _count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
+        with self._lock:
+            self.counters.bytes_uploaded += uploaded
+            self.counters.bytes_downloaded += downloaded
+
+
+def _info(key: str, body: os.stat_result, about: About | None) -> ObjectInfo:
+    etag = about.etag if about else f"{body.st_size:x}-{body.st_mtime_ns:x}"
+    metadata = about.metadata if about else {}
+    return ObjectInfo(key, body.st_size, etag, modified_ns=body.st_mtime_ns, metadata=metadata)
