@@ -130,6 +130,10 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
                 sql("DELETE FROM Cache WHERE rowid = ?", (claimed[filename],))
         return on_disk - claimed.keys()
 
+    def roll_back(self) -> None:
+        """End the transaction that this thread's connection was left in, if any, by an error."""
+        self._con.rollback()
+
     def is_sound(self) -> bool:
         """Whether SQLite finds its own pages in order."""
         return bool(self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)])
@@ -256,7 +260,7 @@ class ChunkCache:
             database = self._open_database()
         for filename in database.reconcile(value_names(self.directory)):
             os.unlink(os.path.join(self.directory, filename))
-        database.shrink(self._used(database) - self.limit_bytes, self._overhead)
+        self._fit(database, self.limit_bytes)
         return database
 
     def _open_database(self) -> _Database:
@@ -318,12 +322,14 @@ class ChunkCache:
         if database is None:
             return False
         room = self.limit_bytes - self._reserved - cost
-        if room < self._measure():
-            return False  # no eviction could ever help
-        excess = self._used(database) - room
-        if excess > 0:
-            database.shrink(excess, self._overhead)
-        return self._used(database) <= room
+        return self._measure() <= room and self._fit(database, room)  # else no eviction could ever help
+
+    def _fit(self, database: _Database, room: int) -> bool:
+        """Evict until at most `room` bytes are used; in rounds, because an eviction makes the WAL grow."""
+        while (excess := self._used(database) - room) > 0:
+            if not database.shrink(excess, self._overhead):
+                return False
+        return True
 
     def _put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes, crc: int) -> bool:
         is_kept = False
@@ -339,18 +345,14 @@ class ChunkCache:
 
     @contextmanager
     def _tolerating(self, kind: str) -> Iterator[None]:
-        """The one place where the cache's disk may fail.
-
-        All of Exception: what SQLite raises when its file is damaged is not nameable here, and no failure of a cache
-        is a reason not to read.
-        """
+        """The one place where the cache's disk may fail; no failure of a cache is a reason not to read."""
         try:
             yield
         except Exception as error:
             self._note(kind, error)
             with suppress(Exception):  # a connection with a half-done transaction would refuse the next one
                 if self._database is not None:
-                    self._database.close()
+                    self._database.roll_back()
 
     def _note(self, kind: str, reason: object) -> None:
         with self._counting:
