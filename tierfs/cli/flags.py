@@ -52,10 +52,12 @@ class SettingsCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: list[tuple[str, list[tuple[str, str]]]] = [("Options", [])]
         for parameter in self.get_params(ctx):
+            if not isinstance(parameter, click.Option):
+                continue
             if parameter.name in HEADINGS:
-                sections.append((f"Settings: {HEADINGS[parameter.name]}", []))
+                sections.append((HEADINGS[parameter.name], []))
             record = parameter.get_help_record(ctx)
-            if record and parameter.name in ("help", "config", "hot", "state", "foreground"):
+            if record and parameter.name not in Settings.model_fields:
                 sections[0][1].append(record)
             elif record:
                 sections[-1][1].append(record)

@@ -6,6 +6,7 @@ Commands are imported when they are called: pydantic and httpx cost more than `t
 import difflib
 import importlib
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
@@ -91,6 +92,9 @@ def _run(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted; what was done stays done")
         return Exit.INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return Exit.USAGE
     except click.UsageError as error:
         hint = f" (`{error.ctx.command_path} --help` explains)" if error.ctx else ""
         _say(error.format_message().rstrip(".") + hint)
@@ -99,11 +103,21 @@ def _run(arguments: list[str] | None) -> int:
         _say(error.format_message())
         return error.exit_code
     except (TierfsError, OSError) as error:
-        _say(str(error))
+        _say(_sentence(error))
         return exit_of(error)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _say(f"this is a defect of tierfs: {type(error).__name__}: {error} ({where.filename}, line {where.lineno})")
+        return Exit.SOME_FAILED
+
+
+def _sentence(error: TierfsError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _say(message: str) -> None:
     """One line per sentence; what the terminal cannot show is escaped (stderr never fails on it)."""
-    for line in message.splitlines() or [""]:
+    for line in message.splitlines() or ["failed"]:
         click.echo(f"tierfs: {line}", err=True)

@@ -6,7 +6,7 @@ import os
 import click
 
 from tierfs.cli.flags import SettingsCommand, settings_options
-from tierfs.cli.sources import gather, sample, toml_of
+from tierfs.cli.sources import gather, sample, toml_of, toml_of_setting
 from tierfs.core.config import HEADINGS, Settings
 
 
@@ -43,7 +43,7 @@ def show(config: str | None, as_json: bool, **flags: object) -> None:
         if name in HEADINGS:
             click.echo(f"\n# {HEADINGS[name]}")
         source = gathered.given[name].source if name in gathered.given else "default"
-        click.echo(f"{name} = {toml_of(getattr(gathered.settings, name))}  # {source}")
+        click.echo(f"{name} = {toml_of_setting(name, getattr(gathered.settings, name))}  # {source}")
 
 
 @config.command()

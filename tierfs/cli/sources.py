@@ -4,7 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from tierfs.core.config import HEADINGS, Given, Settings, closest, settings_from
 from tierfs.core.errors import ConfigError
@@ -88,7 +88,7 @@ def sample() -> str:
     for name, field in Settings.model_fields.items():
         if name in HEADINGS:
             lines += [f"# ---- {HEADINGS[name]}", ""]
-        lines += [f"# {field.description}", f"#{name} = {toml_of(field.default)}", ""]
+        lines += [f"# {field.description}", f"#{name} = {toml_of_setting(name, field.default)}", ""]
     return "\n".join(lines)
 
 
@@ -112,6 +112,12 @@ def toml_of(value: Any) -> str:
         return f"[{', '.join(toml_of(one) for one in value)}]"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def toml_of_setting(name: str, value: Any) -> str:
+    """The same, with "auto" for a yes-or-no that tierfs decides."""
+    is_auto = value is None and bool in get_args(Settings.model_fields[name].annotation)
+    return '"auto"' if is_auto else toml_of(value)
 
 
 def _names() -> list[str]:

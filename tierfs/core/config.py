@@ -7,6 +7,7 @@ from that text without loss, so `Settings.model_validate_json(settings.model_dum
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
@@ -32,12 +33,17 @@ HEADINGS = {
     "read_only": "The mount",
 }
 
-_WORDS_FOR_UNSET = frozenset({"", "auto", "none"})
+#: In the message of a cross-check: a setting and its value, to be named by where the value was given.
+_MENTION = re.compile(r"\{(\w+)\|([^}]*)\}")
 
 
 def _unset(value: object) -> object:
-    """Text has no word for "not set": an empty string, "auto" and "none" stand for it."""
-    return None if isinstance(value, str) and value.strip().lower() in _WORDS_FOR_UNSET else value
+    """TOML and the environment have no null: an empty string stands for it ("auto" does not, it is a region)."""
+    return None if value == "" else value
+
+
+def _auto(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("", "auto") else value
 
 
 def _patterns(value: object) -> object:
@@ -73,7 +79,7 @@ Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse
 ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
 OptionalText = Annotated[str | None, BeforeValidator(_unset)]
 OptionalUrl = Annotated[str | None, BeforeValidator(_endpoint)]
-OptionalFlag = Annotated[bool | None, BeforeValidator(_unset)]
+OptionalFlag = Annotated[bool | None, BeforeValidator(_auto)]
 
 
 def _setting(default: _T, text: str, **limits: Any) -> _T:
@@ -148,22 +154,23 @@ class Settings(BaseModel):
     def _cross_checks(self) -> Self:
         if self.cold_after < self.warm_after:
             raise ValueError(
-                f"cold_after|({self.cold_after}) is shorter than warm_after ({self.warm_after}): "
+                f"{{cold_after|{self.cold_after}}} is shorter than {{warm_after|{self.warm_after}}}: "
                 "a file is archived before it is released, so make it at least as long"
             )
         low, high = self.low_watermark, self.high_watermark
         if low.is_percent != high.is_percent:
             raise ValueError(
-                f"low_watermark|({low}) and high_watermark ({high}) cannot be compared: "
+                f"{{low_watermark|{low}}} and {{high_watermark|{high}}} cannot be compared: "
                 "write both in percent or both in bytes"
             )
         if low.amount >= high.amount:
-            raise ValueError(f"low_watermark|({low}) is not below high_watermark ({high}): make it smaller")
+            raise ValueError(f"{{low_watermark|{low}}} is not below {{high_watermark|{high}}}: make it smaller")
         for name in ("read_ahead", "cache_size"):
             size: Size = getattr(self, name)
             if 0 < size < self.chunk_size:
                 raise ValueError(
-                    f"{name}|({size}) is smaller than chunk_size ({self.chunk_size}): make it 0 or at least one chunk"
+                    f"{{{name}|{size}}} is smaller than {{chunk_size|{self.chunk_size}}}: "
+                    "make it 0 or at least one chunk"
                 )
         return self
 
@@ -184,7 +191,7 @@ class Given:
 def settings_from(given: Mapping[str, Given]) -> Settings:
     """Validate what was given; ConfigError says, one sentence per line, which value from where is wrong and why."""
     values = {name: one.value for name, one in given.items()}
-    return _validated(Settings, values, lambda name: given[name].source if name in given else name)
+    return _validated(Settings, values, lambda name: given[name].source if name in given else f"the default of {name}")
 
 
 def closest(name: str, known: list[str]) -> str:
@@ -208,8 +215,7 @@ def _sentence(problem: Any, source_of: Callable[[str], str]) -> str:
     """One pydantic error in words: the source, what is wrong, what to do."""
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
-        name, _, rest = message.partition("|")
-        return f"{source_of(name)} {rest}"
+        return _MENTION.sub(lambda mention: f"{source_of(mention[1])} ({mention[2]})", message)
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         hint = closest(name, list(Settings.model_fields))
