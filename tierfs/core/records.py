@@ -66,8 +66,10 @@ class ObjectRef:
 class Record:
     """The catalog's truth about one file that is, or was, archived.
 
-    INVARIANT: `object` is set in MIRRORED, COLD, RESTORING and LOST. `identity` is set in ARCHIVING, MIRRORED, and
-    in HOT when the bytes are known. `misplaced` says that the object's key is not the one that the path asks for.
+    `identity` is that of the hot bytes when they were last seen; it vouches for the object in ARCHIVING and MIRRORED only.
+    `misplaced` says that the object's key is not the one that the path asks for.
+    INVARIANT: `object` is set in MIRRORED, COLD and RESTORING. An empty ETag (in HOT, ARCHIVING, LOST) says that the
+    object under this key, if there is one, does not hold the bytes of the file.
     """
 
     path: bytes

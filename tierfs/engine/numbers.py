@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 from tierfs.core.records import HotIno, Ino
+from tierfs.core.residency import WITHOUT_HOT_BYTES
 from tierfs.stores.catalog import Catalog
 
 ROOT = Ino(1)  # FUSE_ROOT_ID
@@ -39,7 +40,7 @@ class Numbers:
         if known is not None:
             return known
         own = Ino(st.st_ino)
-        if st.st_dev == self._device and own != ROOT and not self._claims(own) and not self._is_cold(own):
+        if st.st_dev == self._device and own != ROOT and not self._claims(own) and not self._is_taken(own):
             return own
         self._renumbered[key] = ino = self.new()
         return ino
@@ -60,6 +61,8 @@ class Numbers:
         """The inode is gone from the hot directory; whoever gets it next is another file."""
         self._renumbered.pop((st.st_dev, st.st_ino), None)
 
-    def _is_cold(self, ino: Ino) -> bool:
+    def _is_taken(self, ino: Ino) -> bool:
         record = self._catalog.get_by_ino(ino)
-        return record is not None and (record.identity is None or record.identity.ino != HotIno(ino))
+        if record is None:
+            return False
+        return record.residency in WITHOUT_HOT_BYTES or record.identity is None or record.identity.ino != HotIno(ino)

@@ -6,7 +6,9 @@ look and the act; what takes time (uploads, downloads, fsync) happens between tw
 engine.restore, and is checked again afterwards. ARCHIVING and RESTORING in the catalog keep a second mover away.
 """
 
+import errno
 import os
+import stat
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from tierfs.core.errors import FileLost, NotEligible
 from tierfs.core.keys import is_storable, key_of
 from tierfs.core.policy import HotFile, matches, why_kept, why_never
 from tierfs.core.records import Attributes, Fd, HotIno, Identity, Ino, ObjectRef, Record
-from tierfs.core.residency import WITHOUT_HOT_BYTES, Event, Residency, next_residency
+from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Event, Residency, next_residency
 from tierfs.engine.numbers import Numbers
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.hot import HotTier, identity_of, split
@@ -115,6 +117,28 @@ class Tier:
             path = split(path)[0]
         return True
 
+    def pin(self, path: bytes) -> None:
+        """Never release what is at or below a path, until it is unpinned or removed."""
+        self.catalog.pin(path)
+        self.pins.add(path)
+
+    def unpin(self, path: bytes) -> bool:
+        """Take a pin away; False if there was none at this very path."""
+        if path not in self.pins:
+            return False
+        self.pins.discard(path)
+        return self.catalog.unpin(path)
+
+    def move_pins(self, source: bytes, target: bytes, exchange: bool) -> None:
+        """Pins follow a rename, of the file or of a directory above it."""
+        moves = {pin: target + pin[len(source) :] for pin in self.pins if _is_within(pin, source)}
+        if exchange:
+            moves |= {pin: source + pin[len(target) :] for pin in self.pins if _is_within(pin, target)}
+        for pin in moves:
+            self.unpin(pin)
+        for pin in moves.values():
+            self.pin(pin)
+
     # -- archive -------------------------------------------------------------------------------------------------
 
     def archive_started(self, path: bytes) -> Record:
@@ -160,7 +184,7 @@ class Tier:
             raise NotEligible("removed or replaced while it was being archived")
         st = self.hot.lstat_or_none(record.path)
         if st is None or identity_of(st) != record.identity or self.open_files.writers[HotIno(st.st_ino)]:
-            self.catalog.put(_changed(record, Event.WRITTEN, object=replace(stored, etag=""), identity=None))
+            self.catalog.put(_changed(record, Event.WRITTEN, object=replace(stored, etag="")))
             raise NotEligible("changed while it was being archived")
         misplaced = stored.key != key_of(self.prefix, record.path)
         mirrored = _changed(
@@ -178,7 +202,7 @@ class Tier:
         """ARCHIVING back to HOT. Without effect when something else already took the file out of ARCHIVING."""
         record = self.catalog.get_by_ino(ino)
         if record and record.residency is Residency.ARCHIVING:
-            self.catalog.put(_changed(record, Event.ABORTED, identity=None))
+            self.catalog.put(_changed(record, Event.ABORTED))
 
     # -- release -------------------------------------------------------------------------------------------------
 
@@ -265,7 +289,7 @@ class Tier:
         record = self.catalog.get(path)
         if record and record.residency in (Residency.ARCHIVING, Residency.MIRRORED):
             self.write_expected(path)
-            self.catalog.put(_changed(record, Event.WRITTEN, identity=None))
+            self.catalog.put(_changed(record, Event.WRITTEN))
 
     def replaced(self, path: bytes, fd: Fd) -> Record:
         """From COLD, RESTORING or LOST to HOT with new content: gives the nameless file `fd` the name."""
@@ -273,8 +297,9 @@ class Tier:
         if record is None:
             raise FileNotFoundError(path)
         self.hot.link_temporary(fd, path)
-        self.numbers.bind(os.fstat(fd), record.ino)
-        hot = _changed(record, Event.REPLACED, identity=None)
+        st = os.fstat(fd)
+        self.numbers.bind(st, record.ino)
+        hot = _changed(record, Event.REPLACED, identity=identity_of(st))
         self.catalog.put(hot)
         return hot
 
@@ -317,12 +342,18 @@ class Tier:
     # -- from the bucket -----------------------------------------------------------------------------------------
 
     def adopt(self, path: bytes, attributes: Attributes, stored: ObjectRef) -> bool:
-        """Show an object that the catalog does not know as a cold file. False where a name is taken or given up."""
+        """Show an object that the catalog does not know as a cold file. False where a name is taken or given up.
+
+        FileExistsError where a file stands in the way of its directory.
+        """
         if self.catalog.is_buried(stored.key) or self.catalog.get(path) or self.hot.lstat_or_none(path):
             return False
         if self.catalog.get_by_key(stored.key):
             return False
-        self.hot.make_directories(split(path)[0])
+        directory = split(path)[0]
+        if any(self.cold_record(above) for above in _directories_above(path)):
+            raise FileExistsError(errno.EEXIST, "a cold file is where a directory is needed", os.fsdecode(path))
+        self.hot.make_directories(directory)
         self.catalog.put(Record(path, self.numbers.new(), Residency.COLD, attributes, stored))
         return True
 
@@ -332,25 +363,30 @@ class Tier:
         Never removes hot bytes: where both tiers claim the file, identical bytes are MIRRORED and others are HOT.
         """
         st = self.hot.lstat_or_none(record.path)
-        if record.residency in (Residency.ARCHIVING, Residency.RESTORING):
-            record = _changed(record, Event.CRASHED)
+        settled = _changed(record, Event.CRASHED) if record.residency in TRANSIENT else record
         if st is None:
-            settled = self._recover_without_hot_bytes(record)
-        elif record.identity == identity_of(st) and record.residency in (Residency.MIRRORED, Residency.COLD):
-            settled = replace(record, residency=Residency.MIRRORED)
+            settled = self._recover_without_hot_bytes(settled)
+        elif not stat.S_ISREG(st.st_mode):
+            self.catalog.drop(record.path)  # made behind the mount; the object stays where it is
+            return Residency.HOT
+        elif record.identity == identity_of(st) and settled.residency in (Residency.MIRRORED, Residency.COLD):
+            settled = replace(settled, residency=Residency.MIRRORED)
         else:
-            settled = replace(record, residency=Residency.HOT, identity=None)
-        if settled != self.catalog.get(record.path):
+            self.numbers.bind(st, record.ino)
+            settled = replace(settled, residency=Residency.HOT, identity=identity_of(st))
+        if settled != record:
             self.catalog.put(settled)
         return settled.residency
 
     def _recover_without_hot_bytes(self, record: Record) -> Record:
-        if record.residency is Residency.HOT:
-            self.catalog.remove(record.path, self.now())
-            return record
         if split(record.path)[0]:
             self.hot.make_directories(split(record.path)[0])
-        return replace(record, residency=Residency.COLD) if record.residency is Residency.MIRRORED else record
+        if record.residency is Residency.MIRRORED:
+            return replace(record, residency=Residency.COLD)
+        if record.residency is Residency.HOT and record.object:
+            # The bucket has an older version at best. EIO is honest, the older version would be an invention.
+            return replace(record, residency=Residency.LOST, object=replace(record.object, etag=""))
+        return record
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -380,3 +416,12 @@ def _believed(record: Record | None, identity: Identity) -> Residency:
 
 def _changed(record: Record, event: Event, **fields: object) -> Record:
     return replace(record, residency=next_residency(record.residency, event), **fields)  # type: ignore[arg-type]
+
+
+def _is_within(path: bytes, directory: bytes) -> bool:
+    return path == directory or path.startswith(directory + b"/")
+
+
+def _directories_above(path: bytes) -> Iterator[bytes]:
+    while path := split(path)[0]:
+        yield path

@@ -59,6 +59,10 @@ class HotTier:
             os.close(fd)
         self._directories.clear()
 
+    def for_thread(self) -> "HotTier":
+        """Another view of the same directory, for use in another thread: this object is not thread-safe."""
+        return HotTier(self.root)
+
     # -- directories ---------------------------------------------------------------------------------------------
 
     def directory(self, path: bytes) -> int:
@@ -89,13 +93,13 @@ class HotTier:
         above, name = split(path)
         return self.directory(above), name
 
-    def scan(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
-        """The entries of a directory. The names of the entries are bytes."""
+    def scan(self, path: bytes) -> Iterator[os.DirEntry[str]]:
+        """The entries of a directory; os.fsencode() gives their names as bytes."""
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory(path))
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
-                    yield entry  # type: ignore[misc]
+                    yield entry
         finally:
             os.close(fd)
 

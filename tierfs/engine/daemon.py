@@ -1,0 +1,145 @@
+"""The policy daemon: every interval it looks at all hot files, plans, and carries the plan out.
+
+The plan is advice: a file that changed since is refused by tier, which is no failure. A file that fails is tried again
+later, less and less often, and does not stop the others.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from tierfs.core.config import Settings
+from tierfs.core.errors import NotEligible, TierfsError
+from tierfs.core.policy import Action, Fill, HotFile, Verb, next_try_ns, plan
+from tierfs.engine.archive import Archiver
+from tierfs.engine.sweep import Sweeper
+from tierfs.engine.tier import Tier
+from tierfs.stores.hot import HotTier, join
+
+log = logging.getLogger(__name__)
+
+_LOOKS_AT_ONCE = 200  # files that the loop looks at before it serves others
+
+
+@dataclass(slots=True)
+class Passes:
+    """When the policy ran; times in nanoseconds since the epoch, 0 for never."""
+
+    last_ns: int = 0
+    next_ns: int = 0
+    planned: int = 0
+    failed: int = 0
+
+
+class Daemon:
+    """Runs the policy. INVARIANT: at most `archive_concurrency` files are on their way at any time."""
+
+    def __init__(self, tier: Tier, archiver: Archiver, sweeper: Sweeper, settings: Settings) -> None:
+        self._tier = tier
+        self._archiver = archiver
+        self._sweeper = sweeper
+        self._settings = settings
+        self.passes = Passes()
+
+    async def run(self) -> None:
+        """A pass now and after every interval, until cancelled."""
+        while True:
+            try:
+                await self.run_pass()
+            except (TierfsError, OSError) as error:
+                log.warning("the policy pass failed: %s", error)
+            self.passes.next_ns = self._tier.now() + self._settings.policy_interval
+            await trio.sleep(self._settings.policy_interval.seconds)
+
+    async def run_pass(self) -> None:
+        """One pass: what the bucket owes first, then archives, then releases."""
+        self.passes.last_ns = self._tier.now()
+        if not self._settings.read_only:
+            try:
+                await self._sweeper.sweep()
+            except TierfsError as error:
+                log.warning("deletions and renames wait for the bucket: %s", error)
+        if not self._settings.auto_archive or self._settings.read_only:
+            return
+        actions = await self.plan()
+        self.passes.planned = len(actions)
+        for verb, work in ((Verb.ARCHIVE, self._archive), (Verb.RELEASE, self._archiver.release)):
+            await self._carry_out([action for action in actions if action.verb is verb], work)
+
+    async def plan(self) -> list[Action]:
+        """What a pass would do now."""
+        files = await self.look_at_all()
+        filesystem = os.fstatvfs(self._tier.hot.root)
+        fill = Fill(
+            hot=sum(file.size for file in files),
+            used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
+            capacity=filesystem.f_blocks * filesystem.f_frsize,
+        )
+        return plan(files, fill, self._settings, self._tier.now())
+
+    async def look_at_all(self) -> list[HotFile]:
+        """Every hot file as the policy sees it; the walk itself runs in a thread."""
+        hot = self._tier.hot.for_thread()
+        try:
+            found = await trio.to_thread.run_sync(lambda: list(walk(hot, b"")))
+        finally:
+            hot.close()
+        files = []
+        for index, (path, st) in enumerate(found):
+            if index % _LOOKS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            files.append(self._tier.look(path, st))
+        return files
+
+    async def _archive(self, path: bytes) -> object:
+        record = await self._archiver.archive(path)
+        log.info("archived %s (%d bytes)", os.fsdecode(path), record.attributes.size)
+        return record
+
+    async def _carry_out(self, actions: list[Action], work: Callable[[bytes], Awaitable[object]]) -> None:
+        limit = trio.CapacityLimiter(self._settings.archive_concurrency)
+        async with trio.open_nursery() as nursery:
+            for action in actions:
+                await limit.acquire_on_behalf_of(action.path)
+                nursery.start_soon(self._carry_out_one, action, work, limit)
+
+    async def _carry_out_one(
+        self, action: Action, work: Callable[[bytes], Awaitable[object]], limit: trio.CapacityLimiter
+    ) -> None:
+        try:
+            await work(action.path)
+        except NotEligible as reason:
+            log.debug("%s left alone: %s", os.fsdecode(action.path), reason)
+        except FileNotFoundError:
+            log.debug("%s went away", os.fsdecode(action.path))
+        except (TierfsError, OSError) as error:
+            self._failed(action, error)
+        finally:
+            limit.release_on_behalf_of(action.path)
+
+    def _failed(self, action: Action, error: Exception) -> None:
+        failures = self._tier.failures.get(action.path, (0, 0, ""))[0] + 1
+        self._tier.failures[action.path] = (failures, next_try_ns(failures, self._tier.now()), str(error))
+        self.passes.failed += 1
+        log.warning("cannot %s %s (try %d): %s", action.verb, os.fsdecode(action.path), failures, error)
+
+
+def walk(hot: HotTier, directory: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """All regular files below a directory, with their stat. What goes away meanwhile is left out."""
+    try:
+        entries = list(hot.scan(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        path = join(directory, os.fsencode(entry.name))
+        st = hot.lstat_or_none(path)
+        if st is None:
+            continue
+        if stat.S_ISDIR(st.st_mode):
+            yield from walk(hot, path)
+        elif stat.S_ISREG(st.st_mode):
+            yield path, st

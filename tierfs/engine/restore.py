@@ -1,0 +1,140 @@
+"""Restore: the way back up, a whole file at a time.
+
+The bytes go into a nameless file (O_TMPFILE), are verified and synced, and get their name in the same breath as the
+commit: after a crash there is nothing to clean up. Several writers that wait for the same file share one restore.
+"""
+
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import trio
+
+from tierfs.core.errors import IntegrityError, NotEligible, ObjectMissing, TierfsError
+from tierfs.core.records import Fd, Ino, ObjectRef, Record
+from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.engine.tier import Tier
+from tierfs.stores.hot import apply_attributes, split
+
+
+class ObjectStream(Protocol):
+    """Where whole objects come from: blocks in order, each verified."""
+
+    def stream(self, ref: ObjectRef) -> AsyncGenerator[bytes, None]: ...
+
+
+class _Restore:
+    """One restore under way."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: BaseException | None = None
+        self.moved = 0
+
+
+class Restorer:
+    """Brings whole cold files back to the hot tier.
+
+    `changed` is told the node id of each file that came back: its ctime and blocks are new to the kernel.
+    """
+
+    def __init__(self, tier: Tier, objects: ObjectStream, changed: Callable[[Ino], None]) -> None:
+        self._tier = tier
+        self._objects = objects
+        self._changed = changed
+        self._nursery: trio.Nursery | None = None
+        self._active: dict[Ino, _Restore] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the restores: they go on when the one who asked first goes away."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def active(self) -> int:
+        """How many files are being restored now."""
+        return len(self._active)
+
+    async def restore(self, path: bytes) -> None:
+        """Wait until the file at `path` has hot bytes. FileLost, StoreError, DeadlineExceeded, OSError (ENOSPC)."""
+        record = self._tier.cold_record(path)
+        if record is None:
+            return
+        restore = self._active.get(record.ino)
+        if restore is None:
+            record = self._tier.restore_started(path)
+            restore = self._active[record.ino] = _Restore()
+            assert self._nursery is not None, "run() comes first"
+            self._nursery.start_soon(self._run_one, record, restore)
+        await restore.done.wait()
+        if restore.error:
+            raise restore.error
+
+    async def _run_one(self, record: Record, restore: _Restore) -> None:
+        try:
+            await self._bring_back(record, restore)
+        except (TierfsError, OSError) as error:
+            restore.error = error
+        except BaseException:
+            restore.error = NotEligible("tierfs is stopping")
+            raise
+        finally:
+            self._tier.restore_aborted(record.ino)
+            del self._active[record.ino]
+            restore.done.set()
+
+    async def _bring_back(self, record: Record, restore: _Restore) -> None:
+        stored = record.object
+        if stored is None:
+            raise IntegrityError(f"{os.fsdecode(record.path)} has no object")
+        directory = split(record.path)[0]
+        self._tier.open_files.opened_object(stored.key)
+        try:
+            fd = self._tier.hot.temporary(directory)
+            try:
+                await self._fill(fd, stored, restore)
+                await self._finish(fd, record.ino, stored)
+            finally:
+                os.close(fd)
+        finally:
+            self._tier.open_files.closed_object(stored.key)
+
+    async def _finish(self, fd: Fd, ino: Ino, stored: ObjectRef) -> None:
+        current = self._tier.catalog.get_by_ino(ino)
+        if current is None or current.residency not in WITHOUT_HOT_BYTES:
+            raise NotEligible("removed or replaced while it was being restored")
+        apply_attributes(fd, current.attributes)
+        await trio.to_thread.run_sync(os.fsync, fd)
+        restored = self._tier.restored(ino, stored, fd)
+        if restored.attributes != current.attributes:  # somebody changed them during the fsync
+            apply_attributes(fd, restored.attributes)
+            self._tier.refresh_identity(restored.path, ino)
+        self._changed(ino)
+        await trio.to_thread.run_sync(self._tier.hot.for_thread().sync_directory, split(restored.path)[0])
+
+    async def _fill(self, fd: Fd, stored: ObjectRef, restore: _Restore) -> None:
+        if stored.size:
+            await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, stored.size)
+        digest, offset = hashlib.sha256(), 0
+
+        def write(block: bytes) -> None:
+            digest.update(block)
+            view, at = memoryview(block), offset
+            while view:
+                written = os.pwrite(fd, view, at)
+                view, at = view[written:], at + written
+
+        try:
+            async with aclosing(self._objects.stream(stored)) as blocks:
+                async for block in blocks:
+                    await trio.to_thread.run_sync(write, block)
+                    offset += len(block)
+                    restore.moved = offset
+        except ObjectMissing:
+            self._tier.missing(stored)
+            raise
+        if offset != stored.size or (stored.sha256 and digest.digest() != stored.sha256):
+            raise IntegrityError(f"{stored.key} does not hold the bytes that were archived")

@@ -1,0 +1,310 @@
+"""What an operator can ask of a running mount, and what it is told: the engine behind the control API.
+
+Every answer is made of core.reports. Work on many files goes on file by file; what fails for one is its outcome.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from tierfs.core.config import Settings
+from tierfs.core.errors import NotEligible, TierfsError
+from tierfs.core.policy import why_not_archived, why_not_released
+from tierfs.core.records import Record
+from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
+from tierfs.core.residency import Residency, tier_of
+from tierfs.engine.archive import Archiver
+from tierfs.engine.daemon import Daemon
+from tierfs.engine.hydrate import Hydrator
+from tierfs.engine.recover import check
+from tierfs.engine.restore import Restorer
+from tierfs.engine.tier import Tier
+from tierfs.engine.tree import Found, Tree
+from tierfs.stores.cache import ChunkCache
+from tierfs.stores.cold import ColdStore
+from tierfs.stores.hot import join
+
+_FILES_AT_ONCE = 64  # waiting files of one request; the engine's own limits are lower
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a mount knows of itself and its surroundings."""
+
+    mountpoint: str
+    store: str
+    hot_directory: str
+    state_directory: str
+    version: str
+    worker_pid: int
+    supervisor_pid: int
+    passthrough: str = "off"
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The parts of a running mount."""
+
+    tree: Tree
+    tier: Tier
+    store: ColdStore
+    cache: ChunkCache
+    hydrator: Hydrator
+    archiver: Archiver
+    restorer: Restorer
+    daemon: Daemon
+    settings: Settings
+
+
+class Operator:
+    """Answers for one mount. `errors` counts what applications were told with an errno alone."""
+
+    def __init__(self, engine: Engine, facts: Facts, errors: Callable[[], int]) -> None:
+        self._engine = engine
+        self._facts = facts
+        self._errors = errors
+
+    # -- status --------------------------------------------------------------------------------------------------
+
+    async def status(self) -> Mapping[str, object]:
+        """The mount in figures."""
+        e, facts = self._engine, self._facts
+        passes, counters = e.daemon.passes, e.store.counters
+        return {
+            **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
+            **await self._tiers(),
+            "cache": await self._cache(),
+            "store_io": {
+                "bytes_uploaded": counters.bytes_uploaded,
+                "bytes_downloaded": counters.bytes_downloaded,
+                "requests": sum(counters.requests.values()),
+            },
+            "queue": {
+                "archiving": len(e.archiver.active),
+                "restoring": e.restorer.active(),
+                "deletions": len(e.tier.catalog.tombstones()),
+            },
+            "errors": {
+                "reads": self._errors(),
+                "policy": passes.failed,
+                "files": {os.fsdecode(path): reason for path, (_, _, reason) in list(e.tier.failures.items())[:20]},
+            },
+            "policy": {"last_pass_ns": passes.last_ns, "next_pass_ns": passes.next_ns, "planned": passes.planned},
+            "passthrough": facts.passthrough,
+            "read_only": e.settings.read_only,
+            "version": facts.version,
+            "warnings": list(facts.warnings),
+            "worker_pid": facts.worker_pid,
+            "supervisor_pid": facts.supervisor_pid,
+        }
+
+    async def _cache(self) -> dict[str, int]:
+        cache = self._engine.cache
+        volume = await trio.to_thread.run_sync(cache.volume)
+        limit = int(self._engine.settings.cache_size)
+        return {"bytes": volume, "limit_bytes": limit, "hits": cache.counters.hits, "misses": cache.counters.misses}
+
+    async def _tiers(self) -> dict[str, dict[str, int]]:
+        sums = {tier: {"files": 0, "bytes": 0} for tier in ("hot", "warm", "cold")}
+        for residency, (files, size) in self._engine.tier.catalog.tally().items():
+            if tier_of(residency) == "cold":
+                sums["cold"]["files"] += files
+                sums["cold"]["bytes"] += size
+        for file in await self._engine.daemon.look_at_all():
+            tier = tier_of(file.residency)
+            sums[tier]["files"] += 1
+            sums[tier]["bytes"] += file.size
+        return sums
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
+        """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
+        for path in paths:
+            found = self._engine.tree.find_or_none(path)
+            if found is None:
+                yield Outcome(path, "failed", "no such file")
+            elif not stat.S_ISDIR(found.st.st_mode):
+                yield await self._entry(path, found)
+            else:
+                for below, inside in self._below(path, recursive):
+                    yield await self._entry(below, inside)
+
+    async def _entry(self, path: bytes, found: Found) -> Entry:
+        tier, settings, st = self._engine.tier, self._engine.settings, found.st
+        record = found.record or tier.catalog.get(path)
+        cached, reason = 0, ""
+        if found.record:
+            residency = found.record.residency
+            cached = await self._cached_bytes(found.record)
+            reason = "its object is gone from the bucket" if residency is Residency.LOST else ""
+        else:
+            file = tier.look(path, tier.hot.lstat(path))
+            residency, now_ns = file.residency, tier.now()
+            if residency is Residency.MIRRORED:
+                reason = why_not_released(file, settings, now_ns) or ""
+            elif not stat.S_ISDIR(st.st_mode):
+                reason = why_not_archived(file, settings, now_ns) or "waits for the next policy pass"
+        key = record.object.key if record and record.object and record.object.etag else None
+        is_kept = residency is not Residency.HOT
+        return Entry(
+            path=path,
+            residency=residency,
+            tier=tier_of(residency),
+            size=st.st_size,
+            mtime_ns=st.st_mtime_ns,
+            key=key if is_kept else None,
+            cached_bytes=cached,
+            pinned=tier.is_pinned(path),
+            reason=reason,
+            kind=_kind(st.st_mode),
+        )
+
+    async def _cached_bytes(self, record: Record) -> int:
+        return await self._engine.hydrator.cached_bytes(record.object) if record.object else 0
+
+    def _below(self, path: bytes, recursive: bool) -> Iterator[tuple[bytes, Found]]:
+        """The entries of a directory in order of their names, those of its directories behind each."""
+        tree = self._engine.tree
+        for name, _, _ in sorted(tree.names(path)):
+            inside = join(path, name)
+            found = tree.find_or_none(inside)
+            if found:
+                yield inside, found
+                if recursive and stat.S_ISDIR(found.st.st_mode):
+                    yield from self._below(inside, recursive)
+
+    # -- moving --------------------------------------------------------------------------------------------------
+
+    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
+        """Archive, release or restore: a total first, then an outcome for each file as it is done."""
+        files: list[tuple[bytes, Found]] = []
+        refused: list[Outcome] = []
+        for path in paths:
+            self._collect(path, recursive, files, refused)
+        yield Total(len(files), sum(found.st.st_size for _, found in files))
+        for outcome in refused:
+            yield outcome
+        send, receive = trio.open_memory_channel[Outcome](_FILES_AT_ONCE)
+        work = {"archive": self._archive, "release": self._release, "restore": self._restore}[verb]
+        async with trio.open_nursery() as nursery, receive:
+            nursery.start_soon(self._move_all, files, work, send)
+            async for outcome in receive:
+                yield outcome
+
+    def _collect(self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]) -> None:
+        found = self._engine.tree.find_or_none(path)
+        if found is None:
+            refused.append(Outcome(path, "failed", "no such file"))
+        elif not stat.S_ISDIR(found.st.st_mode):
+            files.append((path, found))
+        elif not recursive:
+            refused.append(Outcome(path, "failed", "a directory; -r takes what is in it"))
+        else:
+            below = self._below(path, recursive=True)
+            files += [(inside, at) for inside, at in below if stat.S_ISREG(at.st.st_mode)]
+
+    async def _move_all(
+        self,
+        files: list[tuple[bytes, Found]],
+        work: Callable[[bytes], Awaitable[int]],
+        send: "trio.MemorySendChannel[Outcome]",
+    ) -> None:
+        limit = trio.CapacityLimiter(self._engine.settings.archive_concurrency)
+
+        async def one(path: bytes, size: int) -> None:
+            async with limit:
+                await send.send(await self._outcome(path, work))
+
+        async with send, trio.open_nursery() as nursery:
+            for path, found in files:
+                nursery.start_soon(one, path, found.st.st_size)
+
+    async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]]) -> Outcome:
+        try:
+            moved = await work(path)
+        except (TierfsError, OSError) as error:
+            return Outcome(path, "failed", str(error) if isinstance(error, TierfsError) else str(error.strerror))
+        return Outcome(path, "done", bytes=moved) if moved else Outcome(path, "unchanged")
+
+    async def _archive(self, path: bytes) -> int:
+        tier = self._engine.tier
+        if tier.cold_record(path):
+            return 0
+        if tier.look(path, tier.hot.lstat(path)).residency is Residency.MIRRORED:
+            return 0
+        record = await self._engine.archiver.archive(path)
+        return record.attributes.size
+
+    async def _release(self, path: bytes) -> int:
+        if self._engine.tier.is_pinned(path):
+            raise NotEligible("pinned")
+        if self._engine.tier.cold_record(path):
+            return 0
+        await self._archive(path)
+        record = await self._engine.archiver.release(path)
+        return record.attributes.size
+
+    async def _restore(self, path: bytes) -> int:
+        record = self._engine.tier.cold_record(path)
+        if record is None:
+            return 0
+        await self._engine.restorer.restore(path)
+        return max(1, record.attributes.size)
+
+    # -- the rest ------------------------------------------------------------------------------------------------
+
+    async def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
+        """Never release these files, or the files below these directories."""
+        for path in paths:
+            if self._engine.tree.find_or_none(path) is None:
+                yield Outcome(path, "failed", "no such file")
+            elif path in self._engine.tier.pins:
+                yield Outcome(path, "unchanged", "pinned already")
+            else:
+                self._engine.tier.pin(path)
+                yield Outcome(path, "done")
+
+    async def unpin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
+        """Take pins away."""
+        for path in paths:
+            if self._engine.tier.unpin(path):
+                yield Outcome(path, "done")
+            else:
+                above = "pinned by a directory above it or by a pattern" if self._engine.tier.is_pinned(path) else ""
+                yield Outcome(path, "unchanged", above or "not pinned")
+
+    async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
+        """Drop the chunks of these files from the cache, or all of them."""
+        hydrator = self._engine.hydrator
+        if paths is None:
+            return [Outcome(b"", "done", bytes=await hydrator.evict(None))]
+        outcomes = []
+        for path in paths:
+            found = self._engine.tree.find_or_none(path)
+            record = (found and found.record) or self._engine.tier.catalog.get(path)
+            if found is None:
+                outcomes.append(Outcome(path, "failed", "no such file"))
+            elif record is None or record.object is None:
+                outcomes.append(Outcome(path, "unchanged", "it has no object, so nothing of it is cached"))
+            else:
+                outcomes.append(Outcome(path, "done", bytes=await hydrator.evict(record.object)))
+        return outcomes
+
+    async def plan(self) -> Sequence[PlannedAction]:
+        """What the policy would do now; changes nothing."""
+        actions = await self._engine.daemon.plan()
+        return [PlannedAction(a.path, a.verb.value, a.size, a.reason) for a in actions]
+
+    async def check(self) -> Sequence[Finding]:
+        """Where catalog, hot directory and bucket disagree; changes nothing."""
+        return [finding async for finding in check(self._engine.tier, self._engine.store, online=True)]
+
+
+def _kind(mode: int) -> Kind:
+    kinds: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+    return kinds.get(stat.S_IFMT(mode), "other")

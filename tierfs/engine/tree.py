@@ -1,0 +1,338 @@
+"""The union of both tiers by path: what names there are, and what the metadata calls do to them.
+
+Nothing here waits for the bucket. A file with hot bytes is whatever the hot directory says; a name that is not there
+may be the record of a cold file. Renames of hot names that carry records are written down first (see docs/ARCHITECTURE.md,
+crash table); deletions are committed first and carried to the bucket later.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import trio
+
+from tierfs.core.records import Attributes, HotIno, Ino, Record
+from tierfs.engine.tier import Tier
+from tierfs.stores.catalog import Rename
+from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE
+
+
+class Stat(Protocol):
+    """What os.stat_result and ColdStat have in common."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_nlink(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_rdev(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_blksize(self) -> int: ...
+    @property
+    def st_blocks(self) -> int: ...
+    @property
+    def st_atime_ns(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStat:
+    """stat(2) of a cold file. Its blocks are those of its bytes: 0 would tell tar and cp that it is one hole."""
+
+    st_mode: int
+    st_uid: int
+    st_gid: int
+    st_size: int
+    st_atime_ns: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+    st_blocks: int
+    st_nlink: int = 1
+    st_rdev: int = 0
+    st_blksize: int = 4096
+
+
+def cold_stat(a: Attributes) -> ColdStat:
+    """stat(2) of a cold file from what is recorded of it."""
+    blocks = -(-a.size // 4096) * 8
+    return ColdStat(a.mode, a.uid, a.gid, a.size, a.atime_ns, a.mtime_ns, a.ctime_ns, blocks)
+
+
+class Found(NamedTuple):
+    """A file of the tree: its node id, its stat, and its record where it has no hot bytes."""
+
+    ino: Ino
+    st: Stat
+    record: Record | None = None
+
+
+class Name(NamedTuple):
+    """An entry of a directory; `type` is the S_IFMT part of the mode."""
+
+    name: bytes
+    ino: Ino | None
+    cold: ColdStat | None
+
+
+class Tree:
+    """Names and metadata over both tiers; methods raise OSError with the errno of the local filesystem."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+        self.hot = tier.hot
+        self.catalog = tier.catalog
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def find(self, path: bytes) -> Found:
+        """The file at a path. ENOENT, ENOTDIR."""
+        try:
+            st = self.hot.lstat(path)
+        except FileNotFoundError:
+            record = self.tier.cold_record(path)
+            if record is None:
+                raise
+            return Found(record.ino, cold_stat(record.attributes), record)
+        return Found(self.tier.numbers.of(st), st)
+
+    def find_or_none(self, path: bytes) -> Found | None:
+        """The file at a path, None for ENOENT."""
+        try:
+            return self.find(path)
+        except FileNotFoundError:
+            return None
+
+    def names(self, path: bytes) -> Iterator[Name]:
+        """The names in a directory: hot ones (to be looked up) and cold ones (complete)."""
+        seen: set[bytes] = set()
+        cold = self.catalog.list_cold(path)
+        for entry in self.hot.scan(path):
+            name = os.fsencode(entry.name)
+            seen.add(name) if cold else None
+            yield Name(name, None, None)
+        for name, ino, attributes in cold:
+            if name not in seen:
+                yield Name(name, ino, cold_stat(attributes))
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def claim_name(self, path: bytes) -> None:
+        """EEXIST if a cold file has this name; for a hot one the system call that makes the new file says so."""
+        if self.tier.cold_record(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(path))
+
+    def unlink(self, path: bytes) -> None:
+        """Remove a file from both tiers; the object goes later."""
+        st = self.hot.lstat_or_none(path)
+        if st is None and self.tier.cold_record(path) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
+        if st and stat.S_ISDIR(st.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+        self.tier.removed(path)
+        self.tier.unpin(path)
+        if st:
+            self.hot.unlink(path)
+            if st.st_nlink == 1:
+                self.tier.numbers.freed(st)
+
+    def rmdir(self, path: bytes) -> None:
+        """Remove an empty directory: empty in both tiers."""
+        st = self.hot.lstat(path)
+        if self.catalog.has_cold(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), os.fsdecode(path))
+        self.hot.rmdir(path)
+        self.tier.unpin(path)
+        self.tier.numbers.freed(st)
+
+    def link(self, source: bytes, target: bytes) -> None:
+        """Give a hot file a second name; files with several names are always hot."""
+        self.claim_name(target)
+        self.hot.link(source, target)
+        self.tier.written(source)
+
+    async def rename(self, source: bytes, target: bytes, flags: int) -> None:
+        """renameat2(2) with RENAME_NOREPLACE and RENAME_EXCHANGE, over both tiers."""
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        intent = self._intend(source, target, flags)
+        if intent:
+            try:
+                await trio.to_thread.run_sync(self.catalog.sync)
+                self._carry_out(intent, flags)
+            except BaseException:
+                self.catalog.withdraw(intent)
+                raise
+        self.tier.move_pins(source, target, exchange=bool(flags & RENAME_EXCHANGE))
+
+    def _intend(self, source: bytes, target: bytes, flags: int) -> Rename | None:
+        """Do the rename at once where one step is enough (None), else write down what is to be done."""
+        moved, replaced = self.find(source), self.find_or_none(target)
+        self._check_rename(source, target, moved, replaced, flags)
+        if source == target or (replaced and moved.ino == replaced.ino):
+            return None
+        exchange = bool(flags & RENAME_EXCHANGE)
+        if moved.record and exchange and replaced and not replaced.record:
+            moved, replaced, source, target = replaced, moved, target, source
+        if moved.record:
+            self._rename_cold(source, target, replaced, exchange)
+            return None
+        hot_ino = self.hot.lstat(source).st_ino
+        carries = self.catalog.get(source) or self.catalog.has_below(source)
+        if not (carries or (exchange and (self.catalog.get(target) or self.catalog.has_below(target)))):
+            self._rename_hot(source, target, flags)
+            return None
+        rename = Rename(source, target, hot_ino, exchange)
+        self.catalog.intend(rename)
+        return rename
+
+    def _check_rename(self, source: bytes, target: bytes, moved: Found, replaced: Found | None, flags: int) -> None:
+        """The errors that the hot directory cannot give, because it does not see the cold files."""
+        number = 0
+        if replaced and flags & RENAME_NOREPLACE:
+            number = errno.EEXIST
+        elif not replaced and flags & RENAME_EXCHANGE:
+            number = errno.ENOENT
+        elif replaced and not flags & RENAME_EXCHANGE:
+            from_directory, to_directory = stat.S_ISDIR(moved.st.st_mode), stat.S_ISDIR(replaced.st.st_mode)
+            if from_directory and not to_directory:
+                number = errno.ENOTDIR
+            elif to_directory and not from_directory:
+                number = errno.EISDIR
+            elif to_directory and source != target and self.catalog.has_cold(target):
+                number = errno.ENOTEMPTY
+        if number:
+            raise OSError(number, os.strerror(number), os.fsdecode(source), None, os.fsdecode(target))
+
+    def _rename_cold(self, source: bytes, target: bytes, replaced: Found | None, exchange: bool) -> None:
+        now_ns = self.tier.now()
+        if exchange:
+            self.catalog.follow(Rename(source, target, 0, True), now_ns)
+            return
+        doomed = self.hot.lstat(target) if replaced and not replaced.record else None
+        self.catalog.move_cold(source, target, HotIno(doomed.st_ino) if doomed else None, now_ns)
+        if doomed:
+            self.hot.unlink(target)
+            self.catalog.spare(target)
+            self.tier.numbers.freed(doomed)
+
+    def _rename_hot(self, source: bytes, target: bytes, flags: int) -> None:
+        """A hot name without records. A record at the target is forgotten afterwards: until then recovery sees HOT win."""
+        gone = self.hot.lstat_or_none(target) if not flags else None
+        self.hot.rename(source, target, flags)
+        if not flags & RENAME_EXCHANGE:
+            self.tier.removed(target)
+        if gone and gone.st_nlink == 1:
+            self.tier.numbers.freed(gone)
+
+    def _carry_out(self, rename: Rename, flags: int) -> None:
+        """The second half of a rename that carries records: everything is looked at again, then done without a pause."""
+        source, target = rename.source, rename.target
+        if self.hot.lstat(source).st_ino != rename.hot_ino:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(source))
+        replaced = self.find_or_none(target)
+        self._check_rename(source, target, self.find(source), replaced, flags)
+        intact = [r.ino for r in map(self.catalog.get, (source, target)) if r and self.tier.is_intact(r.path)]
+        gone = None if rename.exchange else self.hot.lstat_or_none(target)
+        self.hot.rename(source, target, RENAME_EXCHANGE if rename.exchange and replaced and not replaced.record else 0)
+        self.catalog.follow(rename, self.tier.now())
+        for ino in intact:
+            record = self.catalog.get_by_ino(ino)
+            if record:
+                self.tier.refresh_identity(record.path, ino)
+        if gone and gone.st_nlink == 1:
+            self.tier.numbers.freed(gone)
+
+    # -- attributes ----------------------------------------------------------------------------------------------
+
+    def chmod(self, path: bytes, mode: int) -> None:
+        """chmod(2)."""
+        record = self._cold(path)
+        if record:
+            kind = stat.S_IFMT(record.attributes.mode)
+            self._record(path, replace(record.attributes, mode=kind | stat.S_IMODE(mode)))
+        else:
+            with self.tier.changing_attributes(path):
+                self.hot.chmod(path, stat.S_IMODE(mode))
+
+    def chown(self, path: bytes, uid: int, gid: int) -> None:
+        """lchown(2); -1 leaves an owner as it is."""
+        record = self._cold(path)
+        if record:
+            a = record.attributes
+            self._record(path, replace(a, uid=a.uid if uid == -1 else uid, gid=a.gid if gid == -1 else gid))
+        else:
+            with self.tier.changing_attributes(path):
+                self.hot.chown(path, uid, gid)
+
+    def utime(self, path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """utimensat(2); None leaves a time as it is."""
+        record = self._cold(path)
+        st: Stat = cold_stat(record.attributes) if record else self.hot.lstat(path)
+        atime_ns = st.st_atime_ns if atime_ns is None else atime_ns
+        mtime_ns = st.st_mtime_ns if mtime_ns is None else mtime_ns
+        if record:
+            self._record(path, replace(record.attributes, atime_ns=atime_ns, mtime_ns=mtime_ns))
+        else:
+            with self.tier.changing_attributes(path):
+                self.hot.utime(path, atime_ns, mtime_ns)
+
+    def listxattr(self, path: bytes) -> list[bytes]:
+        """llistxattr(2)."""
+        record = self._cold(path)
+        return [name for name, _ in record.attributes.xattrs] if record else self.hot.listxattr(path)
+
+    def getxattr(self, path: bytes, name: bytes) -> bytes:
+        """lgetxattr(2). ENODATA."""
+        record = self._cold(path)
+        if record is None:
+            return self.hot.getxattr(path, name)
+        for known, value in record.attributes.xattrs:
+            if known == name:
+                return value
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int = 0) -> None:
+        """lsetxattr(2)."""
+        record = self._cold(path)
+        if record is None:
+            with self.tier.changing_attributes(path):
+                self.hot.setxattr(path, name, value, flags)
+            return
+        known = dict(record.attributes.xattrs)
+        if flags & os.XATTR_CREATE and name in known:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if flags & os.XATTR_REPLACE and name not in known:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        known[name] = value
+        self._record(path, replace(record.attributes, xattrs=tuple(sorted(known.items()))))
+
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        """lremovexattr(2). ENODATA."""
+        record = self._cold(path)
+        if record is None:
+            with self.tier.changing_attributes(path):
+                self.hot.removexattr(path, name)
+            return
+        known = dict(record.attributes.xattrs)
+        if name not in known:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        del known[name]
+        self._record(path, replace(record.attributes, xattrs=tuple(sorted(known.items()))))
+
+    def _cold(self, path: bytes) -> Record | None:
+        return self.tier.cold_record(path) if self.hot.lstat_or_none(path) is None else None
+
+    def _record(self, path: bytes, attributes: Attributes) -> None:
+        self.tier.set_attributes(path, replace(attributes, ctime_ns=self.tier.now()))

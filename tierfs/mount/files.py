@@ -1,0 +1,246 @@
+"""Open files: handles, and the bytes that go through them.
+
+A handle is on hot bytes (it has a descriptor), or on an object (it has a reader), and it may go over from the one to
+the other: a cold file that was restored is read from the hot tier from then on, a write to a cold file restores it first.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from tierfs.core.errors import FileLost, ObjectChanged, ObjectMissing
+from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record
+from tierfs.core.residency import Residency
+from tierfs.engine.restore import Restorer
+from tierfs.engine.tier import Tier
+from tierfs.stores.hot import apply_attributes, split
+
+#: open(2) flags that mean something to the backing file. O_APPEND does not: the kernel gives the offsets.
+_KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class Reader(Protocol):
+    """Reads one object for one handle."""
+
+    async def read(self, offset: int, length: int) -> bytes: ...
+
+    def start(self) -> None: ...
+
+
+class Readers(Protocol):
+    """Gives readers of objects: the hydrator."""
+
+    def reader(self, ref: ObjectRef) -> Reader: ...
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """One handle. INVARIANT: one of `fd` and `reader` is set; `stored` is the object of `reader`."""
+
+    ino: Ino
+    flags: int
+    fd: Fd | None = None
+    hot_ino: HotIno = HotIno(0)
+    reader: Reader | None = None
+    stored: ObjectRef | None = None
+
+    @property
+    def is_writer(self) -> bool:
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class Files:
+    """All open files of a mount. `path_of` finds the present path of a node; it raises ESTALE for a removed one."""
+
+    def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, path_of: Callable[[Ino], bytes]) -> None:
+        self._tier = tier
+        self._readers = readers
+        self._restorer = restorer
+        self._path_of = path_of
+        self._open: dict[Handle, OpenFile] = {}
+        self._next = Handle(1)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, handle: Handle) -> OpenFile:
+        """The open file of a handle. EBADF."""
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def any_of(self, ino: Ino) -> OpenFile | None:
+        """Some open file of a node, one on hot bytes if there is one."""
+        found = [file for file in self._open.values() if file.ino == ino]
+        return next((file for file in found if file.fd is not None), found[0] if found else None)
+
+    def close(self) -> None:
+        """Close every handle."""
+        for handle in list(self._open):
+            self.release(handle)
+
+    # -- opening and closing -------------------------------------------------------------------------------------
+
+    def adopt(self, ino: Ino, fd: Fd, flags: int) -> Handle:
+        """A handle on a descriptor that was just opened, which belongs to the handle from now on."""
+        file = OpenFile(ino, flags)
+        self._attach(file, fd)
+        return self._add(file)
+
+    def open(self, ino: Ino, path: bytes, flags: int, record: Record | None) -> Handle:
+        """open(2) of a file that exists. Never waits: a cold file's first chunk is asked for, not awaited. EIO when lost."""
+        if record is None:
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                self._tier.write_expected(path)
+            return self.adopt(ino, self._open_hot(path, flags, flags & os.O_TRUNC), flags)
+        if flags & os.O_TRUNC:
+            return self.adopt(ino, self.replace(path, record, flags), flags)
+        if record.residency is Residency.LOST or record.object is None:
+            raise FileLost(f"{os.fsdecode(path)} is lost: its object is gone")
+        file = OpenFile(ino, flags, reader=self._readers.reader(record.object), stored=record.object)
+        self._tier.open_files.opened_object(record.object.key)
+        if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:
+            file.reader.start()
+        return self._add(file)
+
+    def release(self, handle: Handle) -> None:
+        """The last close of a handle."""
+        file = self._open.pop(handle, None)
+        if file is None:
+            return
+        if file.fd is not None:
+            self._tier.open_files.closed(file.hot_ino, file.is_writer)
+            os.close(file.fd)
+        if file.stored is not None:
+            self._tier.open_files.closed_object(file.stored.key)
+
+    def replace(self, path: bytes, record: Record, flags: int = os.O_RDWR) -> Fd:
+        """Truncate a cold file to nothing without downloading it: a new empty file takes its place."""
+        fd = self._tier.hot.temporary(split(path)[0])
+        try:
+            now_ns = self._tier.now()
+            apply_attributes(fd, record.attributes)
+            os.utime(fd, ns=(record.attributes.atime_ns, now_ns))
+            self._tier.replaced(path, fd)
+            return self._open_hot(path, flags)
+        finally:
+            os.close(fd)
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+
+    async def read(self, handle: Handle, offset: int, size: int) -> bytes:
+        """pread(2)."""
+        file = self.get(handle)
+        fd = self._hot_descriptor(file)
+        if fd is None:
+            return await self._read_object(file, offset, size)
+        if _NOWAIT:
+            buffer = bytearray(size)
+            try:
+                count = os.preadv(fd, [buffer], offset, _NOWAIT)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+            else:
+                if count == size:
+                    return bytes(buffer)
+        return await trio.to_thread.run_sync(os.pread, fd, size, offset)
+
+    async def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """pwrite(2); a cold file is restored first."""
+        fd = await self.writable(handle)
+        return os.pwrite(fd, data, offset)
+
+    async def writable(self, handle: Handle) -> Fd:
+        """The hot descriptor of a handle that is about to change the file."""
+        file = self.get(handle)
+        fd = self._hot_descriptor(file)
+        while fd is None:
+            await self._restorer.restore(self._path_of(file.ino))
+            fd = self._hot_descriptor(file)
+        return fd
+
+    async def sync(self, handle: Handle, data_only: bool) -> None:
+        """fsync(2), fdatasync(2). A file without hot bytes has nothing to write but its record."""
+        file = self.get(handle)
+        fd = self._hot_descriptor(file)
+        if fd is None:
+            await trio.to_thread.run_sync(self._tier.catalog.sync)
+        else:
+            await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
+
+    async def _read_object(self, file: OpenFile, offset: int, size: int) -> bytes:
+        assert file.reader is not None and file.stored is not None
+        size = min(size, file.stored.size - offset)
+        if size <= 0:
+            return b""
+        try:
+            return await file.reader.read(offset, size)
+        except ObjectMissing:
+            self._tier.missing(file.stored)
+            raise
+        except ObjectChanged:
+            refreshed = self._follow(file)
+            if not refreshed:
+                raise
+        return await self._read_object(file, offset, size)
+
+    def _follow(self, file: OpenFile) -> bool:
+        """The object moved to another key, or another version with the same bytes took its place: go on with that one."""
+        record = self._tier.catalog.get_by_ino(file.ino)
+        stored = record.object if record and record.residency is not Residency.HOT else None
+        if stored is None or file.stored is None or stored == file.stored or stored.sha256 != file.stored.sha256:
+            return False
+        self._tier.open_files.closed_object(file.stored.key)
+        self._tier.open_files.opened_object(stored.key)
+        file.stored, file.reader = stored, self._readers.reader(stored)
+        return True
+
+    # -- descriptors ---------------------------------------------------------------------------------------------
+
+    def _hot_descriptor(self, file: OpenFile) -> Fd | None:
+        """The descriptor of a handle; opened now when the file has come back to the hot tier since."""
+        if file.fd is None:
+            try:
+                path = self._path_of(file.ino)
+                fd = self._open_hot(path, file.flags)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ESTALE):
+                    return None
+                raise
+            if self._tier.numbers.of(os.fstat(fd)) != file.ino:
+                os.close(fd)
+                return None
+            if file.is_writer:
+                self._tier.write_expected(path)
+            self._detach_object(file)
+            self._attach(file, fd)
+        return file.fd
+
+    def _open_hot(self, path: bytes, flags: int, extra: int = 0) -> Fd:
+        """Open the backing file. A descriptor that only writes cannot serve the reads that the kernel does for mmap and O_APPEND."""
+        kept = flags & _KEPT_FLAGS
+        if kept & os.O_ACCMODE == os.O_WRONLY:
+            kept = kept & ~os.O_ACCMODE | os.O_RDWR
+        return self._tier.hot.open(path, kept | extra)
+
+    def _attach(self, file: OpenFile, fd: Fd) -> None:
+        file.fd = fd
+        file.hot_ino = HotIno(os.fstat(fd).st_ino)
+        self._tier.open_files.opened(file.hot_ino, file.is_writer)
+
+    def _detach_object(self, file: OpenFile) -> None:
+        if file.stored is not None:
+            self._tier.open_files.closed_object(file.stored.key)
+            file.stored = file.reader = None
+
+    def _add(self, file: OpenFile) -> Handle:
+        handle, self._next = self._next, Handle(self._next + 1)
+        self._open[handle] = file
+        return handle

@@ -1,0 +1,392 @@
+"""The filesystem: node ids and names in, files of the tree out. It knows nothing of FUSE and can be driven without a mount.
+
+Methods raise OSError or TierfsError. The synchronous ones never wait; the asynchronous ones may wait for the disk, and
+those that need the bytes of a cold file (read, write, truncate, link) for the bucket.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import trio
+
+from tierfs.core.records import Handle, Ino
+from tierfs.engine.restore import Restorer
+from tierfs.engine.tree import Found, Tree, cold_stat
+from tierfs.mount.files import Files, Readers
+from tierfs.mount.nodes import Node, Nodes
+from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
+
+_ACL = b"system.posix_acl_"
+
+
+class Caller(Protocol):
+    """Who asks: the file system's user and group, and the umask that the kernel has already applied."""
+
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What setattr is to change; None leaves a field as it is. Times in nanoseconds since the epoch, size in bytes."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Listed(NamedTuple):
+    """One entry of a directory listing; `next_offset` is where the listing goes on behind it."""
+
+    name: bytes
+    found: Found
+    next_offset: int
+
+
+class Filesystem:
+    """One mounted tree.
+
+    INVARIANT: a node id that the kernel holds look-ups of is in `nodes`, and means the same file until it is forgotten.
+    """
+
+    def __init__(self, tree: Tree, readers: Readers, restorer: Restorer) -> None:
+        self.tree = tree
+        self.nodes = Nodes()
+        self.files = Files(tree.tier, readers, restorer, self.nodes.path)
+        self._restorer = restorer
+        self._hot = tree.hot
+        self._listings: dict[Handle, tuple[Ino, list[bytes]]] = {}
+        self._next_listing = Handle(1)
+        tree.tier.is_claimed = self.nodes.is_orphan
+
+    def close(self) -> None:
+        """Close every handle, as the end of the process would."""
+        self.files.close()
+        self.nodes.close()
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def lookup(self, parent: Ino, name: bytes) -> Found:
+        """Find a name; the kernel holds one more look-up of it afterwards. ENOENT."""
+        found = self.tree.find(self._path(parent, name))
+        self.nodes.looked_up(found.ino, parent, name)
+        return found
+
+    def forget(self, ino: Ino, count: int) -> None:
+        """The kernel gives look-ups back."""
+        self.nodes.forget(ino, count)
+
+    def getattr(self, ino: Ino) -> Found:
+        """stat(2) of a node, also of one that was removed and is still open."""
+        node = self._orphan(ino)
+        if node is None:
+            return self.tree.find(self.nodes.path(ino))._replace(ino=ino)
+        fd = self._descriptor_of(node)
+        if fd is not None:
+            return Found(ino, os.fstat(fd))
+        assert node.record is not None
+        return Found(ino, replace(cold_stat(node.record.attributes), st_nlink=0), node.record)
+
+    def readlink(self, ino: Ino) -> bytes:
+        """readlink(2)."""
+        return self._hot.readlink(self.nodes.path(ino))
+
+    def statfs(self) -> os.statvfs_result:
+        """statvfs(3) of the hot tier."""
+        return os.fstatvfs(self._hot.root)
+
+    # -- making and removing names -------------------------------------------------------------------------------
+
+    def create(self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Found, Handle]:
+        """open(2) with O_CREAT."""
+        path = self._path(parent, name)
+        existing = self.tree.find_or_none(path)
+        if existing:
+            if flags & os.O_EXCL:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            self.nodes.looked_up(existing.ino, parent, name)
+            return existing, self.files.open(existing.ino, path, flags, existing.record)
+        fd = self._hot.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | (flags & os.O_NOATIME), stat.S_IMODE(mode))
+        self._own(by_fd(fd), mode, caller, os.fstat(fd))
+        found = Found(self.tree.tier.numbers.of(st := os.fstat(fd)), st)
+        self.nodes.looked_up(found.ino, parent, name)
+        return found, self.files.adopt(found.ino, fd, flags)
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
+        """mkdir(2)."""
+        path = self._new(parent, name)
+        self._hot.mkdir(path, stat.S_IMODE(mode))
+        return self._made(path, parent, name, mode, caller)
+
+    def mknod(self, parent: Ino, name: bytes, mode: int, device: int, caller: Caller) -> Found:
+        """mknod(2)."""
+        path = self._new(parent, name)
+        self._hot.mknod(path, mode, device)
+        return self._made(path, parent, name, mode, caller)
+
+    def symlink(self, parent: Ino, name: bytes, destination: bytes, caller: Caller) -> Found:
+        """symlink(2)."""
+        path = self._new(parent, name)
+        self._hot.symlink(destination, path)
+        st = self._hot.lstat(path)
+        if (caller.uid, caller.gid) != (st.st_uid, st.st_gid):
+            self._hot.chown(path, caller.uid, self._group(path, caller))
+        return self.lookup(parent, name)
+
+    async def link(self, ino: Ino, parent: Ino, name: bytes) -> Found:
+        """link(2). A cold file is restored first: files with several names are always hot."""
+        source, target = self.nodes.path(ino), self._path(parent, name)
+        self.tree.claim_name(target)
+        await self._restorer.restore(source)
+        self.tree.link(source, target)
+        return self.lookup(parent, name)
+
+    def unlink(self, parent: Ino, name: bytes) -> None:
+        """unlink(2). The file lives on in its open handles."""
+        path = self._path(parent, name)
+        found = self.tree.find(path)
+        self.tree.unlink(path)
+        self._removed(found, parent, name)
+
+    def rmdir(self, parent: Ino, name: bytes) -> None:
+        """rmdir(2)."""
+        path = self._path(parent, name)
+        found = self.tree.find(path)
+        self._keep_directory(found, path)
+        self.tree.rmdir(path)
+        self._removed(found, parent, name)
+
+    async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
+        """renameat2(2)."""
+        source, target = self._path(parent, name), self._path(new_parent, new_name)
+        moved, replaced = self.tree.find(source), self.tree.find_or_none(target)
+        if replaced and not flags & RENAME_EXCHANGE:
+            self._keep_directory(replaced, target)
+        await self.tree.rename(source, target, flags)
+        if replaced and replaced.ino == moved.ino:
+            return
+        if replaced and not flags & RENAME_EXCHANGE:
+            self._removed(replaced, new_parent, new_name)
+        self.nodes.renamed(moved.ino, (parent, name), (new_parent, new_name))
+        if replaced and flags & RENAME_EXCHANGE:
+            self.nodes.renamed(replaced.ino, (new_parent, new_name), (parent, name))
+
+    # -- attributes ----------------------------------------------------------------------------------------------
+
+    async def setattr(self, ino: Ino, changes: Changes, handle: Handle | None) -> Found:
+        """chmod(2), chown(2), truncate(2), utimensat(2), in that order of the kernel's wishes: size first, times last."""
+        if changes.size is not None:
+            await self._truncate(ino, changes.size, handle)
+        if changes.mode is not None and self._has_cold_acl(ino):
+            await self._restorer.restore(self.nodes.path(ino))
+        node = self._orphan(ino)
+        if node:
+            self._set_orphan(node, changes)
+        else:
+            self._set(self.nodes.path(ino), changes)
+        return self.getattr(ino)
+
+    def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        """getxattr(2)."""
+        node = self._orphan(ino)
+        if node:
+            fd = self._descriptor_of(node)
+            if fd is not None:
+                return os.getxattr(by_fd(fd), name)
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return self.tree.getxattr(self.nodes.path(ino), name)
+
+    def listxattr(self, ino: Ino) -> list[bytes]:
+        """listxattr(2)."""
+        return [] if self._orphan(ino) else self.tree.listxattr(self.nodes.path(ino))
+
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
+        """setxattr(2). An access control list changes the mode too, in ways the local filesystem knows: it restores."""
+        if name.startswith(_ACL):
+            await self._restorer.restore(self.nodes.path(ino))
+        self.tree.setxattr(self.nodes.path(ino), name, value, flags)
+
+    async def removexattr(self, ino: Ino, name: bytes) -> None:
+        """removexattr(2)."""
+        if name.startswith(_ACL):
+            await self._restorer.restore(self.nodes.path(ino))
+        self.tree.removexattr(self.nodes.path(ino), name)
+
+    # -- files and directories -----------------------------------------------------------------------------------
+
+    def open(self, ino: Ino, flags: int) -> Handle:
+        """open(2) of a node; never waits for the bucket."""
+        node = self._orphan(ino)
+        if node:
+            fd = self._descriptor_of(node)
+            if fd is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return self.files.adopt(ino, os.open(by_fd(fd), flags & ~(os.O_CREAT | os.O_EXCL) | os.O_CLOEXEC), flags)  # type: ignore[arg-type]
+        path = self.nodes.path(ino)
+        return self.files.open(ino, path, flags, self.tree.find(path).record)
+
+    def opendir(self, ino: Ino) -> Handle:
+        """opendir(3)."""
+        handle, self._next_listing = self._next_listing, Handle(self._next_listing + 1)
+        self._listings[handle] = (ino, [])
+        return handle
+
+    def releasedir(self, handle: Handle) -> None:
+        """closedir(3)."""
+        self._listings.pop(handle, None)
+
+    def readdir(self, handle: Handle, offset: int) -> Iterator[Listed]:
+        """The entries from `offset` on. Offsets count the names of one snapshot, taken whenever a listing begins."""
+        ino, names = self._listings[handle]
+        if self._orphan(ino):
+            return
+        path = self.nodes.path(ino)
+        if offset == 0:
+            names[:] = [b".", b"..", *(name for name, _, _ in self.tree.names(path))]
+        cold = {name: Found(ino, st) for name, ino, st in self.tree.names(path) if ino and st} if offset == 0 else {}
+        for index in range(offset, len(names)):
+            name = names[index]
+            found = cold.get(name) or self._entry(ino, path, name)
+            if found:
+                yield Listed(name, found, index + 1)
+
+    def listed(self, parent: Ino, entry: Listed) -> None:
+        """An entry was handed to the kernel, which counts as a look-up."""
+        if entry.name not in (b".", b".."):
+            self.nodes.looked_up(entry.found.ino, parent, entry.name)
+
+    def directory_of(self, handle: Handle) -> Ino:
+        """The node of an open directory."""
+        return self._listings[handle][0]
+
+    async def sync_directory(self, handle: Handle) -> None:
+        """fsync(2) of a directory: its names are durable in both tiers."""
+        ino = self._listings[handle][0]
+        if not self._orphan(ino):
+            await trio.to_thread.run_sync(self._hot.for_thread().sync_directory, self.nodes.path(ino))
+        await trio.to_thread.run_sync(self.tree.catalog.sync)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _path(self, parent: Ino, name: bytes) -> bytes:
+        if len(name) > 255:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        return join(self.nodes.path(parent), name)
+
+    def _new(self, parent: Ino, name: bytes) -> bytes:
+        path = self._path(parent, name)
+        self.tree.claim_name(path)
+        return path
+
+    def _entry(self, directory: Ino, path: bytes, name: bytes) -> Found | None:
+        if name == b".":
+            return self.getattr(directory)
+        if name == b"..":
+            node = self.nodes.get(directory)
+            return self.getattr(node.parent if node else directory)
+        return self.tree.find_or_none(join(path, name))
+
+    def _made(self, path: bytes, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
+        with self._hot.pinned(path) as exact:
+            self._own(exact, mode, caller, os.stat(exact))
+        return self.lookup(parent, name)
+
+    def _own(self, exact: bytes, mode: int, caller: Caller, st: os.stat_result) -> None:
+        """Make the caller the owner of what this process has made. chown(2) strips setuid and setgid: chmod again."""
+        gid = caller.gid if st.st_gid == os.getegid() else -1  # another group: the directory handed its own down
+        if (caller.uid, caller.gid) == (st.st_uid, st.st_gid) or (caller.uid, gid) == (st.st_uid, -1):
+            return
+        os.chown(exact, caller.uid, gid)
+        if mode & (stat.S_ISUID | stat.S_ISGID):
+            os.chmod(exact, stat.S_IMODE(st.st_mode))
+
+    def _group(self, path: bytes, caller: Caller) -> int:
+        directory = self._hot.lstat(path.rpartition(b"/")[0])
+        return -1 if directory.st_mode & stat.S_ISGID else caller.gid
+
+    def _orphan(self, ino: Ino) -> Node | None:
+        node = self.nodes.get(ino)
+        return node if node is not None and node.name is None else None
+
+    def _descriptor_of(self, node: Node) -> int | None:
+        """A descriptor of a removed file. ESTALE where nothing holds it open."""
+        if node.descriptor is not None:
+            return node.descriptor
+        file = self.files.any_of(node.ino)
+        if file and file.fd is not None:
+            return file.fd
+        if node.record is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return None
+
+    def _keep_directory(self, found: Found, path: bytes) -> None:
+        """A directory that is removed lives on for those who are in it."""
+        node = self.nodes.get(found.ino)
+        if node and stat.S_ISDIR(found.st.st_mode) and node.descriptor is None:
+            node.descriptor = self._hot.open(path, os.O_PATH | os.O_DIRECTORY)
+
+    def _removed(self, found: Found, parent: Ino, name: bytes) -> None:
+        node = self.nodes.removed(found.ino, parent, name)
+        if node:
+            node.record = found.record
+
+    def _has_cold_acl(self, ino: Ino) -> bool:
+        if self._orphan(ino):
+            return False
+        record = self.tree.find(self.nodes.path(ino)).record
+        return record is not None and any(name.startswith(_ACL) for name, _ in record.attributes.xattrs)
+
+    async def _truncate(self, ino: Ino, size: int, handle: Handle | None) -> None:
+        node = self._orphan(ino)
+        if handle is not None or node:
+            file = self.files.get(handle) if handle is not None else self.files.any_of(ino)
+            if file and file.fd is not None:
+                os.ftruncate(file.fd, size)
+                return
+        if node:
+            raise OSError(errno.EROFS, "a removed cold file cannot be written to any more")
+        path = self.nodes.path(ino)
+        record = self.tree.find(path).record
+        if record and size == 0:
+            os.close(self.files.replace(path, record))
+            return
+        await self._restorer.restore(path)
+        self.tree.tier.write_expected(path)
+        self._hot.truncate(self.nodes.path(ino), size)
+
+    def _set(self, path: bytes, changes: Changes) -> None:
+        if changes.uid is not None or changes.gid is not None:
+            uid = -1 if changes.uid is None else changes.uid
+            self.tree.chown(path, uid, -1 if changes.gid is None else changes.gid)
+        if changes.mode is not None:
+            self.tree.chmod(path, changes.mode)
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            self.tree.utime(path, changes.atime_ns, changes.mtime_ns)
+
+    def _set_orphan(self, node: Node, changes: Changes) -> None:
+        fd = self._descriptor_of(node)
+        if fd is None:
+            assert node.record is not None
+            a = node.record.attributes
+            mode = a.mode if changes.mode is None else stat.S_IFMT(a.mode) | stat.S_IMODE(changes.mode)
+            node.record = replace(node.record, attributes=replace(a, mode=mode))
+            return
+        exact = by_fd(fd)
+        if changes.uid is not None or changes.gid is not None:
+            gid = -1 if changes.gid is None else changes.gid
+            os.chown(exact, -1 if changes.uid is None else changes.uid, gid)
+        if changes.mode is not None:
+            os.chmod(exact, stat.S_IMODE(changes.mode))
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            st = os.fstat(fd)
+            atime_ns = st.st_atime_ns if changes.atime_ns is None else changes.atime_ns
+            os.utime(exact, ns=(atime_ns, st.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns))

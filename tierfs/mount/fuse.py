@@ -1,0 +1,251 @@
+"""The FUSE adapter: translate the arguments, one call, translate the result. The only module that knows pyfuse3."""
+
+import errno
+import functools
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
+
+from tierfs.core.errors import TierfsError
+from tierfs.core.records import Handle, Ino
+from tierfs.engine.tree import Found
+from tierfs.mount.filesystem import Changes, Filesystem
+
+log = logging.getLogger(__name__)
+
+#: Requests that pyfuse3 works on at the same time; its default of 99 lets 99 waiting cold reads freeze the mount.
+MAX_TASKS = 2000
+_KERNEL_CACHE_S = 3600.0  # single-writer contract: names and attributes change through the mount alone
+_SHARED_CACHE_S = 1.0
+
+_F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
+
+
+def _answering(operation: _F) -> _F:
+    """The one place where errors become errnos. Any other exception would end the mount: it is logged and becomes EIO."""
+
+    @functools.wraps(operation)
+    async def answer(self: "Adapter", *args: Any) -> Any:
+        try:
+            return await operation(self, *args)
+        except OSError as error:
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+        except TierfsError as error:
+            self.report(operation.__name__, error)
+            raise pyfuse3.FUSEError(error.errno) from None
+        except pyfuse3.FUSEError:
+            raise
+        except Exception:
+            log.exception("a defect of tierfs met %s", operation.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return cast("_F", answer)
+
+
+class Adapter(pyfuse3.Operations):
+    """pyfuse3's operations over a Filesystem."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(self, filesystem: Filesystem, shared_hot: bool, on_init: Callable[[], None]) -> None:
+        super().__init__()
+        self._fs = filesystem
+        self._timeout = _SHARED_CACHE_S if shared_hot else _KERNEL_CACHE_S
+        self._on_init = on_init
+        self.errors = 0
+
+    def init(self) -> None:
+        self._on_init()
+
+    def report(self, operation: str, error: TierfsError) -> None:
+        """Count and log what an application is told with an errno alone."""
+        self.errors += 1
+        log.warning("%s: %s", operation, error)
+
+    def _entry(self, found: Found) -> EntryAttributes:
+        st, entry = found.st, EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(found.ino)
+        entry.entry_timeout = entry.attr_timeout = self._timeout
+        entry.st_mode, entry.st_nlink = pyfuse3.ModeT(st.st_mode), st.st_nlink
+        entry.st_uid, entry.st_gid, entry.st_rdev = st.st_uid, st.st_gid, st.st_rdev
+        entry.st_size, entry.st_blksize, entry.st_blocks = st.st_size, st.st_blksize, st.st_blocks
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+        return entry
+
+    @_answering
+    async def lookup(self, parent: Ino, name: bytes, ctx: RequestContext) -> EntryAttributes:  # type: ignore[override]
+        return self._entry(self._fs.lookup(parent, name))
+
+    async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:  # type: ignore[override]
+        for ino, count in inode_list:
+            self._fs.forget(ino, count)
+
+    @_answering
+    async def getattr(self, ino: Ino, ctx: RequestContext) -> EntryAttributes:  # type: ignore[override]
+        return self._entry(self._fs.getattr(ino))
+
+    @_answering
+    async def setattr(  # type: ignore[override]
+        self, ino: Ino, attr: EntryAttributes, fields: SetattrFields, fh: Handle | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._entry(await self._fs.setattr(ino, changes, fh))
+
+    @_answering
+    async def readlink(self, ino: Ino, ctx: RequestContext) -> bytes:  # type: ignore[override]
+        return self._fs.readlink(ino)
+
+    @_answering
+    async def mknod(  # type: ignore[override]
+        self, parent: Ino, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._fs.mknod(parent, name, mode, rdev, ctx))
+
+    @_answering
+    async def mkdir(self, parent: Ino, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:  # type: ignore[override]
+        return self._entry(self._fs.mkdir(parent, name, mode, ctx))
+
+    @_answering
+    async def unlink(self, parent: Ino, name: bytes, ctx: RequestContext) -> None:  # type: ignore[override]
+        self._fs.unlink(parent, name)
+
+    @_answering
+    async def rmdir(self, parent: Ino, name: bytes, ctx: RequestContext) -> None:  # type: ignore[override]
+        self._fs.rmdir(parent, name)
+
+    @_answering
+    async def symlink(self, parent: Ino, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:  # type: ignore[override]
+        return self._entry(self._fs.symlink(parent, name, target, ctx))
+
+    @_answering
+    async def rename(  # type: ignore[override]
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        await self._fs.rename(parent, name, new_parent, new_name, flags)
+
+    @_answering
+    async def link(self, ino: Ino, parent: Ino, name: bytes, ctx: RequestContext) -> EntryAttributes:  # type: ignore[override]
+        return self._entry(await self._fs.link(ino, parent, name))
+
+    @_answering
+    async def open(self, ino: Ino, flags: int, ctx: RequestContext) -> FileInfo:  # type: ignore[override]
+        return FileInfo(fh=cast("pyfuse3.FileHandleT", self._fs.open(ino, flags)), keep_cache=True)
+
+    @_answering
+    async def create(  # type: ignore[override]
+        self, parent: Ino, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        found, handle = self._fs.create(parent, name, mode, flags, ctx)
+        return FileInfo(fh=cast("pyfuse3.FileHandleT", handle), keep_cache=True), self._entry(found)
+
+    @_answering
+    async def read(self, fh: Handle, off: int, size: int) -> bytes:  # type: ignore[override]
+        return await self._fs.files.read(fh, off, size)
+
+    @_answering
+    async def write(self, fh: Handle, off: int, buf: bytes) -> int:  # type: ignore[override]
+        return await self._fs.files.write(fh, off, buf)
+
+    @_answering
+    async def release(self, fh: Handle) -> None:  # type: ignore[override]
+        self._fs.files.release(fh)
+
+    @_answering
+    async def fsync(self, fh: Handle, datasync: bool) -> None:  # type: ignore[override]
+        await self._fs.files.sync(fh, datasync)
+
+    @_answering
+    async def opendir(self, ino: Ino, ctx: RequestContext) -> Handle:  # type: ignore[override]
+        return self._fs.opendir(ino)
+
+    @_answering
+    async def readdir(self, fh: Handle, start_id: int, token: pyfuse3.ReaddirToken) -> None:  # type: ignore[override]
+        directory = self._fs.directory_of(fh)
+        for entry in self._fs.readdir(fh, start_id):
+            name = cast("pyfuse3.FileNameT", entry.name)
+            if not pyfuse3.readdir_reply(token, name, self._entry(entry.found), entry.next_offset):
+                break
+            self._fs.listed(directory, entry)
+
+    @_answering
+    async def releasedir(self, fh: Handle) -> None:  # type: ignore[override]
+        self._fs.releasedir(fh)
+
+    @_answering
+    async def fsyncdir(self, fh: Handle, datasync: bool) -> None:  # type: ignore[override]
+        await self._fs.sync_directory(fh)
+
+    @_answering
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        hot, answer = self._fs.statfs(), StatvfsData()
+        for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
+            setattr(answer, f"f_{name}", getattr(hot, f"f_{name}"))
+        return answer
+
+    @_answering
+    async def getxattr(self, ino: Ino, name: bytes, ctx: RequestContext) -> bytes:  # type: ignore[override]
+        return self._fs.getxattr(ino, name)
+
+    @_answering
+    async def listxattr(self, ino: Ino, ctx: RequestContext) -> Sequence[bytes]:  # type: ignore[override]
+        return self._fs.listxattr(ino)
+
+    @_answering
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, ctx: RequestContext) -> None:  # type: ignore[override]
+        await self._fs.setxattr(ino, name, value)
+
+    @_answering
+    async def removexattr(self, ino: Ino, name: bytes, ctx: RequestContext) -> None:  # type: ignore[override]
+        await self._fs.removexattr(ino, name)
+
+
+def start(adapter: Adapter, fuse_fd: int) -> None:
+    """Begin a session on an open /dev/fuse that somebody else has mounted: the mount's options are theirs."""
+    pyfuse3.init(adapter, f"/dev/fd/{fuse_fd}", set())
+
+
+async def serve() -> None:
+    """Answer requests until the mount goes away."""
+    await pyfuse3.main(max_tasks=MAX_TASKS)
+
+
+def stop() -> None:
+    """Close the session and leave the mount alone: it belongs to the supervisor."""
+    pyfuse3.close(unmount=False)
+
+
+def forget_attributes(ino: Ino) -> None:
+    """Have the kernel ask for the attributes of a node again. Does not block; a node it does not know is no error."""
+    _notify(lambda: pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True))
+
+
+def forget_name(parent: Ino, name: bytes) -> None:
+    """Have the kernel look a name up again."""
+    pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), cast("pyfuse3.FileNameT", name), ignore_enoent=True)
+
+
+def _notify(call: Callable[[], None]) -> None:
+    """Notifications write to /dev/fuse and may wait for the kernel, which may wait for us: never in the loop."""
+
+    def run() -> None:
+        try:
+            call()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                log.warning("the kernel refused a notification: %s", os.strerror(error.errno or 0))
+
+    threading.Thread(target=run, name="tierfs-notify", daemon=True).start()

@@ -1,0 +1,185 @@
+"""/dev/fuse, mount(2) and umount(2). Standard library only: the supervisor uses it.
+
+Nothing here resolves a path below a mountpoint: what is known of a mount is read from /proc/self/mountinfo.
+"""
+
+import array
+import ctypes
+import errno
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+FILESYSTEM_TYPE = "fuse.tierfs"
+#: Requests that the kernel lets wait in the background (reads by read-ahead among them) before it makes everybody wait.
+#: Its default of 12 lets 12 cold reads freeze the buffered reads of hot files.
+MAX_BACKGROUND = 1024
+
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_FUSECTL = Path("/sys/fs/fuse/connections")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What the kernel is told of a mount."""
+
+    mountpoint: str
+    source: str
+    read_only: bool = False
+    allow_other: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MountedAt:
+    """One line of /proc/self/mountinfo; `minor` is the number of the FUSE connection."""
+
+    mountpoint: str
+    filesystem_type: str
+    minor: int
+
+
+def mount(options: MountOptions) -> int:
+    """Mount a new FUSE connection and return its descriptor. OSError, with the errno of mount(2).
+
+    Without CAP_SYS_ADMIN fusermount3 does it, as it does for every FUSE filesystem.
+    """
+    if os.geteuid() != 0:
+        return _mount_by_fusermount(options)
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        data = f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},default_permissions"
+        data += ",allow_other" if options.allow_other else ""
+        flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if options.read_only else 0)
+        target = os.fsencode(options.mountpoint)
+        if _libc.mount(options.source.encode(), target, FILESYSTEM_TYPE.encode(), flags, data.encode()):
+            raise _last_error(options.mountpoint)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def unmount(mountpoint: str, lazy: bool = False) -> None:
+    """Take a mount away; `lazy`: out of sight now, really when the last user is gone. OSError (EBUSY, EINVAL: no mount)."""
+    if os.geteuid() != 0:
+        flags = ["-u", "-z"] if lazy else ["-u"]
+        done = subprocess.run([_fusermount(), *flags, "--", mountpoint], capture_output=True, text=True, check=False)
+        if done.returncode:
+            number = errno.EBUSY if "busy" in done.stderr.lower() else errno.EINVAL
+            raise OSError(number, done.stderr.strip() or "fusermount3 failed", mountpoint)
+        return
+    if _libc.umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)):
+        raise _last_error(mountpoint)
+
+
+def mounted_at(mountpoint: str) -> MountedAt | None:
+    """The topmost mount at exactly this path, without touching it."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields, _, rest = line.partition(b" - ")
+        _, _, device, _, where, *_ = fields.split(b" ")
+        path = os.fsdecode(_unescape(where))
+        if path == mountpoint:
+            minor = int(device.partition(b":")[2])
+            found = MountedAt(path, rest.split(b" ")[0].decode(), minor)
+    return found
+
+
+def raise_limits(mountpoint: str) -> bool:
+    """Raise the connection's max_background; False where fusectl cannot be had, which costs fairness, not correctness."""
+    at = mounted_at(mountpoint)
+    if at is None:
+        return False
+    limits = _FUSECTL / str(at.minor)
+    if not limits.exists() and os.geteuid() == 0:
+        _libc.mount(b"fusectl", os.fsencode(_FUSECTL), b"fusectl", 0, None)
+    try:
+        (limits / "max_background").write_text(str(MAX_BACKGROUND))
+        (limits / "congestion_threshold").write_text(str(MAX_BACKGROUND * 3 // 4))
+    except OSError:
+        return False
+    return True
+
+
+def holders(mountpoint: str) -> list[str]:
+    """The processes that keep a mount busy: "name (pid)". Reads the links in /proc; does not follow them."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and any(_is_inside(link, mountpoint) for link in _links(process)):
+            try:
+                name = (process / "comm").read_text().strip()
+            except OSError:
+                name = "?"
+            found.append(f"{name} ({process.name})")
+    return found
+
+
+def _links(process: Path) -> list[str]:
+    links = [process / "cwd", process / "root", process / "exe"]
+    try:
+        links += list((process / "fd").iterdir()) + list((process / "map_files").iterdir())
+    except OSError:
+        pass
+    targets = []
+    for link in links:
+        try:
+            targets.append(os.readlink(link))
+        except OSError:
+            continue
+    return targets
+
+
+def _is_inside(path: str, mountpoint: str) -> bool:
+    return path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/")
+
+
+def _mount_by_fusermount(options: MountOptions) -> int:
+    """fusermount3 opens /dev/fuse, mounts, and sends the descriptor over the socket that _FUSE_COMMFD names."""
+    words = ["default_permissions", "nosuid", "nodev", "subtype=tierfs", f"fsname={_escape(options.source)}"]
+    words += ["allow_other"] if options.allow_other else []
+    words += ["ro"] if options.read_only else []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [_fusermount(), "-o", ",".join(words), "--", options.mountpoint]
+        environment = os.environ | {"_FUSE_COMMFD": str(theirs.fileno())}
+        done = subprocess.run(
+            command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise OSError(errno.EPERM, done.stderr.strip() or "fusermount3 failed", options.mountpoint)
+        _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))
+    descriptors = array.array("i")
+    for _, _, data in ancillary:
+        descriptors.frombytes(data[: descriptors.itemsize])
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
+
+
+def _fusermount() -> str:
+    found = shutil.which("fusermount3")
+    if found is None:
+        raise OSError(errno.ENOENT, "fusermount3 is not installed (Debian package fuse3)")
+    return found
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _unescape(field: bytes) -> bytes:
+    """mountinfo writes space, tab, newline and backslash as octal (proc(5))."""
+    for plain in (b" ", b"\t", b"\n", b"\\"):
+        field = field.replace(b"\\%03o" % plain[0], plain)
+    return field
+
+
+def _last_error(path: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)

@@ -1,0 +1,309 @@
+"""The worker: the process that serves a mount. Everything is wired here, and every task has its nursery here.
+
+Started by the supervisor with one end of a socket pair; see tierfs.mount.supervisor for what they say to each other.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tierfs import __version__
+from tierfs.admin import control, registry
+from tierfs.core.config import Settings
+from tierfs.core.errors import ConfigError, StoreError, TierfsError
+from tierfs.core.records import Fd
+from tierfs.engine.archive import Archiver
+from tierfs.engine.daemon import Daemon
+from tierfs.engine.hydrate import HydrateSettings, Hydrator
+from tierfs.engine.numbers import ROOT
+from tierfs.engine.recover import recover
+from tierfs.engine.restore import Restorer
+from tierfs.engine.scan import Scanner
+from tierfs.engine.service import Engine, Facts, Operator
+from tierfs.engine.sweep import Sweeper
+from tierfs.engine.tier import Tier
+from tierfs.engine.tree import Tree
+from tierfs.mount import fuse
+from tierfs.mount.filesystem import Filesystem
+from tierfs.mount.supervisor import receive_line, send_line
+from tierfs.stores.address import StoreAddress, parse_store
+from tierfs.stores.cache import ChunkCache
+from tierfs.stores.catalog import Catalog
+from tierfs.stores.cold import ColdStore
+from tierfs.stores.directory import DirectoryStore
+from tierfs.stores.hot import HotTier, split
+
+log = logging.getLogger("tierfs")
+
+_LOG_BYTES = 10 << 20
+_PROBE_PAUSE_S = 60.0
+
+
+def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
+    """The cold store at an address. StoreError."""
+    if address.kind == "file":
+        return DirectoryStore(address.bucket_or_dir)
+    # boto3 costs a third of a second to import: only those who need it pay.
+    from tierfs.stores.s3 import S3Settings, S3Store
+
+    return S3Store(
+        S3Settings(
+            bucket=address.bucket_or_dir,
+            region=settings.region,
+            endpoint_url=settings.endpoint_url,
+            path_style=settings.path_style,
+            pool_size=settings.pool_size,
+            timeout_s=settings.timeout.seconds,
+            max_retries=settings.max_retries,
+            checksum=settings.checksum,
+            storage_class=settings.storage_class,
+            prefix=address.prefix,
+            read_only=settings.read_only,
+        )
+    )
+
+
+class Worker:
+    """One mount's parts, from the request to the end. INVARIANT: what was opened is closed by `exits`, in reverse."""
+
+    def __init__(self, request: dict[str, Any], hot: Fd, exits: ExitStack) -> None:
+        self.request = request
+        self.settings = settings = Settings.model_validate(request["settings"])
+        self.address = parse_store(request["source"])
+        state = Path(request["state"])
+        self._lock(state, exits)
+        self.warnings: list[str] = []
+        self.is_probed = False
+        self.store = open_store(self.address, settings)
+        exits.callback(self.store.close)
+        self.catalog = Catalog(state / "catalog.sqlite", request["source"])
+        exits.callback(self.catalog.close)
+        self.cache = ChunkCache(state / "cache", settings.cache_size)
+        exits.callback(self.cache.close)
+        self.hot = HotTier(hot)
+        exits.callback(self.hot.close)
+        self.tier = Tier(self.hot, self.catalog, settings, self.address.prefix, time.time_ns)
+        self._wire(exits)
+
+    def _wire(self, exits: ExitStack) -> None:
+        settings, tier = self.settings, self.tier
+        block = settings.cold_errors == "block"
+        reading = HydrateSettings(
+            chunk_size=settings.chunk_size,
+            read_ahead_bytes=settings.read_ahead,
+            deadline_ns=None if block else settings.cold_timeout,
+        )
+        self.hydrator = Hydrator(self.store, self.cache, reading)
+        self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
+        self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer)
+        exits.callback(self.filesystem.close)
+        self.sweeper = Sweeper(tier, self.store)
+        self.archiver = Archiver(tier, self.store, self.sweeper, settings.chunk_size, settings.archive_concurrency)
+        self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
+        self.scanner = Scanner(tier, self.store, self._appeared)
+
+    def _lock(self, state: Path, exits: ExitStack) -> None:
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        exits.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"the state directory {state} is in use by another mount; choose another --state"
+            ) from None
+
+    def _appeared(self, path: bytes) -> None:
+        """A name came into the tree that the kernel may know as missing."""
+        directory, name = split(path)
+        found = self.filesystem.tree.find_or_none(directory)
+        if found:
+            fuse.forget_name(found.ino if directory else ROOT, name)
+
+    async def prepare(self) -> None:
+        """Everything that can fail before the mount is made. TierfsError."""
+        self._check_hot_directory()
+        is_known = self.catalog.fact("scanned") is not None
+        if is_known:
+            changed = recover(self.tier)
+            if changed:
+                log.info("recovery changed %d records", changed)
+        else:
+            await self._introduce()
+
+    async def _introduce(self) -> None:
+        """The first mount of a tree: the bucket must be there, and what is in it is shown from the start."""
+        self.warnings += await trio.to_thread.run_sync(self.store.probe)
+        self.is_probed = True
+        scanned = await self.scanner.scan()
+        recover(self.tier)
+        if scanned.objects:
+            log.info("%d objects in %s, %d are cold files now", scanned.objects, self.request["source"], scanned.shown)
+
+    def _check_hot_directory(self) -> None:
+        if self.settings.read_only:
+            return
+        try:
+            os.close(self.hot.temporary(b""))
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                raise ConfigError(
+                    f"the filesystem of {self.request['hot']} has no O_TMPFILE, which restores need: use ext4, XFS or Btrfs"
+                ) from None
+            raise
+
+    async def serve(self, fuse_fd: int, serving: Callable[[], None]) -> None:
+        """Answer until the mount is taken away, then stop everything else."""
+        adapter = fuse.Adapter(self.filesystem, self.settings.shared_hot, on_init=serving)
+        slot = self._register()
+        fuse.start(adapter, fuse_fd)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.hydrator.run)
+                await nursery.start(self.restorer.run)
+                await nursery.start(control.serve, self._operator(adapter), slot / registry.SOCKET_NAME)
+                nursery.start_soon(self.daemon.run)
+                nursery.start_soon(self._watch_bucket)
+                await fuse.serve()
+                log.info("the mount was taken away")
+                nursery.cancel_scope.cancel()
+        finally:
+            fuse.stop()
+            registry.unregister(self.request["mountpoint"])
+
+    async def _watch_bucket(self) -> None:
+        """On a tree that is known, the self-test is done while the mount serves: the bucket may be down."""
+        while not self.is_probed:
+            try:
+                self.warnings[:] = await trio.to_thread.run_sync(self.store.probe)
+                self.is_probed = True
+            except StoreError as error:
+                self.warnings[:] = [str(error)]
+                log.warning("cold files cannot be read now: %s", error)
+                await trio.sleep(_PROBE_PAUSE_S)
+
+    def _register(self) -> Path:
+        request = self.request
+        return registry.register(
+            registry.Mount(
+                mountpoint=request["mountpoint"],
+                store=request["source"],
+                hot_directory=request["hot"],
+                state_directory=request["state"],
+                supervisor_pid=os.getppid(),
+                worker_pid=os.getpid(),
+                version=__version__,
+            )
+        )
+
+    def _operator(self, adapter: fuse.Adapter) -> Operator:
+        request = self.request
+        facts = Facts(
+            mountpoint=request["mountpoint"],
+            store=request["source"],
+            hot_directory=request["hot"],
+            state_directory=request["state"],
+            version=__version__,
+            worker_pid=os.getpid(),
+            supervisor_pid=os.getppid(),
+            warnings=self.warnings,
+        )
+        engine = Engine(
+            tree=self.filesystem.tree,
+            tier=self.tier,
+            store=self.store,
+            cache=self.cache,
+            hydrator=self.hydrator,
+            archiver=self.archiver,
+            restorer=self.restorer,
+            daemon=self.daemon,
+            settings=self.settings,
+        )
+        return Operator(engine, facts, errors=lambda: adapter.errors)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": self.formatTime(record), "level": record.levelname.lower(), "logger": record.name}
+        fields["message"] = record.getMessage()
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def start_logging(request: dict[str, Any]) -> None:
+    """Log to standard error in the foreground, else to a file in the state directory that is rotated."""
+    settings = request["settings"]
+    handler: logging.Handler = logging.StreamHandler()
+    if not request["foreground"]:
+        handler = RotatingFileHandler(Path(request["state"], "tierfs.log"), maxBytes=_LOG_BYTES, backupCount=3)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLines() if settings["log_format"] == "json" else plain)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("tierfs").setLevel(settings["log_level"].upper())
+
+
+async def run(channel: socket.socket) -> None:
+    """Talk to the supervisor and serve. TierfsError and OSError before the mount serves are told to it."""
+    request, (hot, *_) = receive_line(channel)
+    start_logging(request)
+    with ExitStack() as exits:
+        worker = Worker(request, Fd(hot), exits)
+        await worker.prepare()
+        send_line(channel, {"prepared": True})
+        _, (fuse_fd, *_) = receive_line(channel)
+        await worker.serve(fuse_fd, lambda: send_line(channel, {"serving": True}))
+
+
+def main() -> int:
+    """Run until the mount is taken away. Exit status 0 then, 1 when it could not be served."""
+    os.umask(0)
+    _raise_descriptor_limit()
+    with socket.socket(fileno=int(sys.argv[1])) as channel:
+        try:
+            trio.run(run, channel)
+        except (TierfsError, OSError, BaseExceptionGroup) as error:
+            first = _first(error)
+            if not isinstance(first, TierfsError | OSError):
+                log.exception("a defect of tierfs ended the worker")
+            log.error("%s", first)
+            _tell(channel, first)
+            return 1
+    return 0
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _tell(channel: socket.socket, error: BaseException) -> None:
+    try:
+        send_line(channel, {"failed": str(error), "kind": type(error).__name__})
+    except OSError:
+        log.debug("the supervisor is gone")
+
+
+def _raise_descriptor_limit() -> None:
+    """A descriptor for each of the applications' handles, and more: as many as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
