@@ -1,9 +1,9 @@
 """The other end of the control API: synchronous, for the command line and for scripts."""
 
 import json
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from os import fsdecode
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +74,7 @@ class Client:
         return cast("Generator[Finding, None, None]", self._reports("GET", "check", None))
 
     def _post(self, name: str, paths: Sequence[bytes] | None, **rest: bool) -> Generator[Report, None, None]:
-        body = {"paths": None if paths is None else [fsdecode(path) for path in paths], **rest}
+        body = {"paths": None if paths is None else [os.fsdecode(path) for path in paths], **rest}
         return self._reports("POST", name, wire.dump(body))
 
     def _reports(self, method: str, name: str, body: bytes | None) -> Generator[Report, None, None]:
@@ -85,6 +85,8 @@ class Client:
     @contextmanager
     def _asking(self, method: str, name: str, body: bytes | None, seconds: float | None) -> Iterator[httpx.Response]:
         """The answer to one request, its body still to be read. Raises the error that the mount answers with."""
+        if self._socket_path.exists() and not os.access(self._socket_path, os.W_OK):
+            raise ControlError(f"the mount at {self.mountpoint!r} belongs to another user: become that user, or root")
         timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         try:
             with (

@@ -54,7 +54,7 @@ class Service(Protocol):
     Methods raise TierfsError or OSError when the whole request fails; what fails for one file is its outcome.
     """
 
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         """The mount in figures: see docs of `tierfs status --json`."""
         ...
 
@@ -192,7 +192,7 @@ _Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
 async def _status(service: Service, _request: Request) -> Response:
-    return Response(wire.dump(service.status()), media_type="application/json")
+    return Response(wire.dump(await service.status()), media_type="application/json")
 
 
 async def _list(service: Service, request: Request) -> Response:

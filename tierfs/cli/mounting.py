@@ -66,9 +66,10 @@ def umount(mountpoint: str, lazy: bool) -> None:
     \b
     tierfs umount /srv/data
     """
+    mounted = _mounted_at(mountpoint)
     from tierfs.mount import supervisor
 
-    supervisor.stop(_mounted_at(mountpoint), lazy)
+    supervisor.stop(mounted, lazy)
 
 
 def _mounted_at(mountpoint: str) -> str:
@@ -102,15 +103,15 @@ def request_of(gathered: Gathered, foreground: bool) -> MountRequest:
     hot = _directory("hot", where["hot"]) if "hot" in where else mountpoint
     state = os.path.realpath(str(where["state"].value)) if "state" in where else default_state(mountpoint)
     _refuse_taken(mountpoint)
+    if hot != mountpoint and (is_within(hot, mountpoint) or is_within(mountpoint, hot)):
+        raise ConfigError(
+            f"the hot directory {hot!r} and the mountpoint {mountpoint!r} lie in each other: separate them"
+        )
     _keep_apart(f"the state directory {state!r}", state, hot, mountpoint)
     if address.kind == "file":
         directory = os.path.realpath(address.bucket_or_dir)
         _keep_apart(f"the store {store!r}", directory, hot, mountpoint)
         _keep_apart(f"the store {store!r}", directory, state, state)
-    if hot != mountpoint and (is_within(hot, mountpoint) or is_within(mountpoint, hot)):
-        raise ConfigError(
-            f"the hot directory {hot!r} and the mountpoint {mountpoint!r} lie in each other: separate them"
-        )
     return MountRequest(store, mountpoint, hot, state, gathered.settings, foreground)
 
 

@@ -1,0 +1,538 @@
+"""The command line: what it prints, what it exits with, and what it says when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import trio
+
+from tierfs.admin import registry
+from tierfs.admin.control import serve
+from tierfs.cli import main as command_line
+from tierfs.cli.exits import MEANINGS, Exit, exit_of
+from tierfs.cli.mounting import default_state, request_of
+from tierfs.cli.rendering import ls_json, ls_line, shown_age, shown_near, shown_path, shown_size
+from tierfs.cli.sources import Gathered, gather, read_environment, read_file, sample
+from tierfs.core import errors
+from tierfs.core.config import MountRequest, Settings
+from tierfs.core.errors import ConfigError, MountError, TierfsError
+from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
+from tierfs.core.residency import Residency, Tier
+
+ROOT = Path(__file__).parents[2]
+STATUS = {
+    "mountpoint": "/srv/data",
+    "store": "s3://bucket",
+    "hot_directory": "/srv/data",
+    "state_directory": "/state",
+    "version": "1",
+    "hot": {"files": 3, "bytes": 3 << 20},
+    "warm": {"files": 2, "bytes": 2 << 10},
+    "cold": {"files": 1, "bytes": 1 << 40},
+    "cache": {"bytes": 5 << 20, "limit_bytes": 10 << 30, "hits": 3, "misses": 1},
+    "store_io": {"bytes_uploaded": 7 << 20, "bytes_downloaded": 0, "requests": {"PUT": 3, "GET": 4}},
+    "queue": 0,
+    "errors": 2,
+    "passthrough": True,
+    "worker_pid": 11,
+    "supervisor_pid": 10,
+    "read_only": False,
+    "policy": {"last_pass": None, "next_pass": None},
+    "warnings": ["the store does not check checksums"],
+}
+
+
+class Ledger:
+    """A mount that holds three names and answers as it is told."""
+
+    findings: Sequence[Finding] = ()
+    planned: Sequence[PlannedAction] = ()
+
+    def status(self) -> dict[str, object]:
+        return STATUS
+
+    async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
+        for path in paths:
+            if path == b"gone":
+                yield Outcome(path, "failed", "no such file or directory")
+            elif path == b"":
+                yield Entry(b"new\nline\xff", Residency.HOT, Tier.HOT, 10, 0, reason="younger than warm_after")
+                yield Entry(
+                    b"old", Residency.COLD, Tier.COLD, 1536, 1_700_000_000_250_000_000, "p/old", 512, pinned=True
+                )
+            else:
+                yield Entry(path, Residency.HOT, Tier.HOT, 1, 0)
+
+    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
+        yield Total(len(paths), 100)
+        for path in paths:
+            if path == b"hold":
+                await trio.sleep_forever()
+            if path == b"outage":
+                raise errors.StoreUnavailable("the bucket cannot be reached")
+            yield (
+                Outcome(path, "failed", "it is open for writing") if path == b"busy" else Outcome(path, "done", "", 50)
+            )
+
+    async def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
+        for path in paths:
+            yield Outcome(path, "unchanged", "pinned already")
+
+    unpin = pin
+
+    async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
+        return [Outcome(b"old", "done", "", 512)]
+
+    async def plan(self) -> Sequence[PlannedAction]:
+        return self.planned
+
+    async def check(self) -> Sequence[Finding]:
+        return self.findings
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TIERFS_RUNTIME_DIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def ledger(runtime: Path) -> Iterator[Ledger]:
+    """A registered mount at /srv/data, whose control API is served in another thread."""
+    service, is_serving = Ledger(), threading.Event()
+    mount = registry.Mount("/srv/data", "s3://bucket", "/srv/data", "/state", os.getpid(), os.getpid(), "1")
+    slot = registry.register(mount)
+    stop: list[Any] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            stop.extend((trio.lowlevel.current_trio_token(), nursery.cancel_scope.cancel))
+            await nursery.start(serve, service, slot / registry.SOCKET_NAME)
+            is_serving.set()
+
+    thread = threading.Thread(target=trio.run, args=(run,))
+    thread.start()
+    is_serving.wait()
+    yield service
+    token, cancel = stop
+    token.run_sync_soon(cancel)
+    thread.join()
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command, run in this process."""
+    return command_line._run(list(arguments))
+
+
+def test_help_teaches_with_examples_and_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert "tierfs mount s3://" in text
+    for name in command_line._COMMANDS:
+        assert f"  {name} " in text
+    for code, meaning in MEANINGS.items():
+        assert f"{code:<4}{meaning}" in text
+
+
+@pytest.mark.parametrize("name", [name for name in command_line._COMMANDS if name != "demo"])
+def test_help_of_every_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name, "--help") == 0
+    assert f"\n  tierfs {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version"])
+def test_help_imports_nothing_that_is_slow(arguments: str) -> None:
+    probe = (
+        "import sys; from tierfs.cli.main import _run; _run(sys.argv[1:]);"
+        "print({'pydantic', 'httpx', 'trio', 'boto3', 'rich', 'starlette', 'sqlite3'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, arguments], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_mount_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    run("mount", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert str(field.description).split(";")[0].replace("/", "") in text.replace("/", "").replace("- ", "-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["mout"], Exit.USAGE, "there is no command 'mout', did you mean mount?"),
+        (["ls"], Exit.USAGE, "Missing argument 'PATH...'"),
+        (["mount"], Exit.USAGE, "STORE is missing"),
+        (["mount", "s3://bucket"], Exit.USAGE, "MOUNTPOINT is missing"),
+        (["mount", "--warm-aftr", "1d"], Exit.USAGE, "'--warm-aftr'"),
+        (["mount", "--warm-after", "soon"], Exit.SETTINGS, "--warm-after: 'soon' is not an age"),
+        (["mount", "ftp://x", "/"], Exit.SETTINGS, "'ftp://x' is not a store"),
+        (["mount", "s3://bucket", "/no/such"], Exit.MOUNT, "the mountpoint '/no/such' does not exist"),
+        (["mount", "s3://bucket", "/dev/null"], Exit.MOUNT, "the mountpoint '/dev/null' is not a directory"),
+        (["mount", "--config", "/no/such.toml"], Exit.SETTINGS, "the settings file '/no/such.toml' cannot be read"),
+        (["status", "/no/mount"], Exit.NOT_RUNNING, "'/no/mount' is not in a tierfs mount of this host"),
+        (["umount", "/no/mount"], Exit.NOT_RUNNING, "'/no/mount' is not in a tierfs mount of this host"),
+        (["ls", "/no/mount"], Exit.NOT_RUNNING, "'/no/mount' is not in a tierfs mount of this host"),
+        (["check"], Exit.USAGE, "name a MOUNTPOINT, or a state directory with --state"),
+    ],
+)
+@pytest.mark.usefixtures("runtime")
+def test_every_error_is_one_sentence_and_an_exit_code(
+    arguments: list[str], code: Exit, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == code
+    said = capsys.readouterr().err
+    assert said.startswith("tierfs: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_every_error_of_the_tree_has_an_exit_code_and_only_defects_and_files_share_one() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TierfsError)]
+    for kind in kinds:
+        is_about_a_file = kind in (TierfsError, errors.NotEligible, errors.FileLost)
+        assert (exit_of(kind("x")) is Exit.SOME_FAILED) == is_about_a_file, kind
+    assert set(MEANINGS) == set(Exit)
+
+
+def test_status_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status", "/srv/data", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == STATUS
+    assert run("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [STATUS]
+    assert run("status") == 0
+    text = capsys.readouterr().out
+    for part in ("/srv/data  s3://bucket", "in place", "3 files", "75% hits", "7 requests", "warning: the store does"):
+        assert part in text
+
+
+def test_status_without_mounts(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status") == 0
+    assert capsys.readouterr().out == "no tierfs mount on this host\n"
+    assert run("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_status_says_which_mount_does_not_answer(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    registry.register(registry.Mount("/gone", "s3://b", "/gone", "/s", process.pid, process.pid, "1"))
+    assert run("status", "--json") == Exit.NOT_RUNNING
+    [one] = json.loads(capsys.readouterr().out)
+    assert one["mountpoint"] == "/gone"
+    assert f"pid {process.pid}) is gone" in one["unreachable"]
+
+
+def test_ls_in_a_pipe_is_lines(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", "/srv/data") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("hot ")
+    assert first.endswith(r"$'/srv/data/new\x0aline\xff'  (younger than warm_after)")
+    assert second.split()[:2] == ["cold", "1.5K"]
+    assert second.endswith("/srv/data/old  (pinned; key p/old)")
+
+
+def test_ls_json_has_the_documented_schema(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", "-r", "/srv/data", "/srv/data/gone", "--json") == Exit.SOME_FAILED
+    said = capsys.readouterr()
+    assert said.err == "tierfs: /srv/data/gone: no such file or directory\n"
+    odd, old = json.loads(said.out)
+    assert os.fsencode(odd["path"]) == b"/srv/data/new\nline\xff"
+    assert old == {
+        "path": "/srv/data/old",
+        "kind": "file",
+        "residency": "cold",
+        "tier": "cold",
+        "size": 1536,
+        "mtime": 1_700_000_000.25,
+        "key": "p/old",
+        "cached_bytes": 512,
+        "pinned": True,
+        "reason": "",
+    }
+
+
+@pytest.mark.parametrize(("verb", "done"), [("archive", "archived"), ("release", "released"), ("restore", "restored")])
+def test_moves_in_a_pipe_are_lines(ledger: Ledger, capsys: pytest.CaptureFixture[str], verb: str, done: str) -> None:
+    assert run(verb, "/srv/data/a", "/srv/data/busy") == Exit.SOME_FAILED
+    said = capsys.readouterr()
+    assert said.out == f"{done} /srv/data/a (50)\n1 {done} (50), 1 failed\n"
+    assert said.err == "tierfs: /srv/data/busy: it is open for writing\n"
+
+
+def test_an_outage_in_the_middle_of_a_move(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("archive", "/srv/data/a", "/srv/data/outage") == Exit.STORE
+    said = capsys.readouterr()
+    assert said.out == "archived /srv/data/a (50)\n"
+    assert said.err == "tierfs: the bucket cannot be reached\n"
+
+
+def test_pins_and_eviction(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pin", "/srv/data/a") == 0
+    assert capsys.readouterr().out == "unchanged /srv/data/a: pinned already\n0 pinned, 1 unchanged\n"
+    assert run("unpin", "/srv/data/a") == 0
+    capsys.readouterr()
+    assert run("evict") == 0
+    assert capsys.readouterr().out == "evicted /srv/data/old (512)\n1 evicted (512)\n"
+
+
+def test_plan(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "/srv/data") == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+    ledger.planned = [PlannedAction(b"a", "release", 2048, "older than cold_after")]
+    assert run("plan", "/srv/data") == 0
+    assert capsys.readouterr().out == "release     2.0K  /srv/data/a  (older than cold_after)\n"
+    assert run("plan", "/srv/data", "--json") == 0
+    [action] = json.loads(capsys.readouterr().out)
+    assert action == {"path": "/srv/data/a", "verb": "release", "size": 2048, "reason": "older than cold_after"}
+
+
+def test_check_exits_7_when_something_disagrees(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "/srv/data") == 0
+    assert capsys.readouterr().out == "catalog, hot directory and bucket agree\n"
+    ledger.findings = [Finding("object-missing", b"a", "the bytes are gone", "bring it back")]
+    assert run("check", "/srv/data") == Exit.DISAGREEMENT
+    assert "object-missing  /srv/data/a" in capsys.readouterr().out
+    assert run("check", "--state", "/state", "--json") == Exit.DISAGREEMENT
+    assert json.loads(capsys.readouterr().out) == [
+        {"what": "object-missing", "path": "/srv/data/a", "meaning": "the bytes are gone", "remedy": "bring it back"}
+    ]
+
+
+def test_an_interrupt_during_a_long_move_exits_130_without_a_traceback(ledger: Ledger) -> None:
+    command = [sys.executable, "-m", "tierfs", "archive", "/srv/data/a", "/srv/data/hold"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "archived /srv/data/a (50)\n"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == Exit.INTERRUPTED
+    assert said.split("\n", 1)[-1].strip() or said
+    assert "Traceback" not in said
+    assert "tierfs: interrupted" in said
+
+
+def test_a_file_then_the_environment_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('store = "s3://bucket"\nwarm_after = "1h"\npool_size = 7\ntimeout = "5s"\ninclude = ["a,b"]\n')
+    environment = {"TIERFS_WARM_AFTER": "2h", "TIERFS_POOL_SIZE": "8", "TIERFS_EXCLUDE": "*.tmp,*.swp", "PATH": "/bin"}
+    gathered = gather(str(file), environment, {"warm_after": "3h", "read_only": None, "include": ()})
+    assert str(gathered.settings.warm_after) == "3h"
+    assert gathered.settings.pool_size == 8
+    assert str(gathered.settings.timeout) == "5s"
+    assert gathered.settings.include == ("a,b",)
+    assert gathered.settings.exclude == ("*.tmp", "*.swp")
+    assert gathered.given["warm_after"].source == "--warm-after"
+    assert gathered.where["store"].value == "s3://bucket"
+    assert gather(None, {"TIERFS_CONFIG": str(file)}, {}).settings.pool_size == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("warm_afer = 1", "warm_afer in {} is not a setting, did you mean warm_after?"),
+        ('warm-after = "1d"', "warm-after in {} is not a setting, did you mean warm_after?"),
+        ("[policy]\nwarm_after = 1", "policy in {} is a section, and the settings file has none"),
+        ("warm_after = ", "the settings file '{}' is not TOML: "),
+        ("store = 5", "store in {} is text in quotes, not 5"),
+    ],
+)
+def test_a_settings_file_that_is_wrong(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_file(str(file))
+    assert str(caught.value).startswith(sentence.format(file))
+
+
+def test_a_settings_file_that_is_binary_or_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "binary"):
+        with pytest.raises(ConfigError, match="the settings file"):
+            read_file(str(path))
+
+
+def test_an_unknown_variable_is_an_error_and_others_are_none_of_our_business() -> None:
+    with pytest.raises(ConfigError, match="TIERFS_WARM_AFER is not a setting, did you mean TIERFS_WARM_AFTER"):
+        read_environment({"TIERFS_WARM_AFER": "1d"})
+    assert read_environment({"TIERFS_CONFIG": "/x", "TIERFS_RUNTIME_DIR": "/r", "HOME": "/"}) == {}
+
+
+def test_the_sample_file_is_the_settings(tmp_path: Path) -> None:
+    assert (ROOT / "docs" / "tierfs.sample.toml").read_text() == sample(), "run `tierfs config sample` again"
+    (tmp_path / "t.toml").write_text(sample())
+    assert read_file(str(tmp_path / "t.toml")) == {}
+    active = "\n".join(line[1:] for line in sample().splitlines() if line.startswith("#") and not line.startswith("# "))
+    (tmp_path / "t.toml").write_text(active)
+    gathered = gather(str(tmp_path / "t.toml"), {}, {})
+    assert gathered.settings == Settings()
+    assert set(gathered.given) == {*Settings.model_fields, "store", "mountpoint", "hot", "state"}
+
+
+def test_config_show_prints_a_settings_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "show", "--warm-after", "2h", "--exclude", 'a"\\b', "--no-path-style") == 0
+    text = capsys.readouterr().out
+    assert 'warm_after = "2h"  # --warm-after' in text
+    (tmp_path / "t.toml").write_text(text)
+    again = gather(str(tmp_path / "t.toml"), {}, {}).settings
+    assert again == Settings.of(warm_after="2h", exclude=['a"\\b'], path_style=False)
+    assert run("config", "show", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cold_after"] == "7d"
+
+
+def test_config_check_says_every_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('pool_size = 0\nchunk_size = "3"\n')
+    assert run("config", "check", str(file)) == Exit.SETTINGS
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    file.write_text("pool_size = 1\n")
+    assert run("config", "check", str(file)) == 0
+
+
+@pytest.fixture
+def requested(tmp_path: Path, runtime: Path) -> Any:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "hot").mkdir()
+
+    def request(**where: str) -> MountRequest:
+        where = {"store": "s3://bucket", "mountpoint": str(tmp_path / "m"), "state": str(tmp_path / "state"), **where}
+        return request_of(gather(None, {}, where), foreground=False)
+
+    return request
+
+
+def test_a_mount_is_in_place_unless_a_hot_directory_is_named(requested: Any, tmp_path: Path) -> None:
+    assert requested() == MountRequest(
+        "s3://bucket", str(tmp_path / "m"), str(tmp_path / "m"), str(tmp_path / "state"), Settings()
+    )
+    assert requested(hot=str(tmp_path / "hot")).hot == str(tmp_path / "hot")
+    assert not requested(hot=str(tmp_path / "hot")).in_place
+
+
+def test_a_mountpoint_behind_a_link_is_known_by_its_real_name(requested: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("m")
+    assert requested(mountpoint=str(tmp_path / "link")).mountpoint == str(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ({"state": "m/state"}, "the state directory '{}/m/state' lies inside the hot directory '{}/m'"),
+        ({"state": "m"}, "lies inside the hot directory"),
+        ({"state": "."}, "contains the hot directory"),
+        ({"hot": "m/hot"}, "the hot directory '{}/m/hot' does not exist"),
+        ({"hot": "."}, "lie in each other"),
+        ({"store": "file://{}/m/store"}, "lies inside the hot directory"),
+        ({"store": "file://{}/state"}, "the store 'file://{}/state' lies inside"),
+        ({"store": "file://{}"}, "contains the hot directory"),
+    ],
+)
+def test_state_store_and_tree_do_not_lie_in_each_other(
+    requested: Any, tmp_path: Path, where: dict[str, str], sentence: str
+) -> None:
+    there = {n: v.replace("{}", str(tmp_path)) if n == "store" else str(tmp_path / v) for n, v in where.items()}
+    with pytest.raises((ConfigError, MountError)) as caught:
+        requested(**there)
+    assert sentence.replace("{}", str(tmp_path)) in str(caught.value)
+
+
+def test_a_directory_that_is_mounted_already(requested: Any, tmp_path: Path) -> None:
+    place = str(tmp_path / "m")
+    registry.register(registry.Mount(place, "s3://b", place, "/s", os.getpid(), os.getpid(), "1"))
+    with pytest.raises(MountError, match="is mounted already"):
+        requested()
+
+
+def test_the_state_of_a_mount_has_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_state("/srv/data") == str(tmp_path / "tierfs" / "srv-data")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_state("/srv/my-data") == r"/var/lib/tierfs/srv-my\x2ddata"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/a b/ü", "/a b/ü"),
+        ("/a\nb", r"$'/a\x0ab'"),
+        ("/a\udcffb'\\", r"$'/a\xffb\'\\'"),
+        ("/a\u200bb", r"$'/a\xe2\x80\x8bb'"),
+        ("", ""),
+    ],
+)
+def test_paths_are_shown_on_one_line_as_the_shell_reads_them(path: str, shown: str) -> None:
+    assert shown_path(path) == shown
+    if shown.startswith("$'"):
+        read = subprocess.run(["bash", "-c", f"printf %s {shown}"], capture_output=True, check=True).stdout
+        assert read == os.fsencode(path)
+
+
+def test_sizes_and_ages_are_shown_in_three_digits() -> None:
+    sizes = [0, 1023, 1024, 1536, 10 << 10, 1023 << 10, (1 << 20) - 1, 1 << 20, 10 << 30, 1 << 63]
+    assert [shown_size(size) for size in sizes] == [
+        "0",
+        "1023",
+        "1.0K",
+        "1.5K",
+        "10K",
+        "1023K",
+        "1.0M",
+        "1.0M",
+        "10G",
+        "8.0E",
+    ]
+    ages = [-5, 0, 59, 60, 3600, 86_400, 69 * 86_400, 70 * 86_400]
+    assert [shown_age(age) for age in ages] == ["0s", "0s", "59s", "1m", "1h", "1d", "69d", "10w"]
+
+
+def test_paths_below_the_current_directory_are_shown_relative() -> None:
+    assert shown_near("/srv/data/a", "/srv/data") == "a"
+    assert shown_near("/srv/data", "/srv/data") == "/srv/data"
+    assert shown_near("/srv/database", "/srv/data") == "/srv/database"
+    assert shown_near("/a", "/") == "a"
+
+
+def test_a_table_has_aligned_columns_and_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(b"a", Residency.MIRRORED, Tier.WARM, 10 << 30, 0, "k")
+    plain = ls_line(entry, "a", 86_400 * 3)
+    assert plain == "mirrored        10G    3d        -  a  (key k)"
+    monkeypatch.setattr("sys.stdout", _Terminal())
+    assert click.unstyle(ls_line(entry, "a", 86_400 * 3)) == plain
+    assert ls_line(replace(entry, kind="directory"), "d", 0.0).endswith("  d/")
+
+
+class _Terminal:
+    def isatty(self) -> bool:
+        return True
+
+
+def test_json_is_ascii_and_names_come_back() -> None:
+    text = json.dumps(ls_json(Entry(b"\xff", Residency.HOT, Tier.HOT, 0, 0), os.fsdecode(b"/m/\xff")))
+    assert text.isascii()
+    assert os.fsencode(json.loads(text)["path"]) == b"/m/\xff"
+
+
+def test_gathered_is_valid_or_not_at_all() -> None:
+    assert isinstance(gather(None, {}, {}), Gathered)
