@@ -179,13 +179,11 @@ class Fetcher:
         token = trio.lowlevel.current_trio_token()
 
         def publish(index: int, data: bytes) -> bool:
-            token.run_sync_soon(self._land, by_index[index], data)
+            token.run_sync_soon(self._land_cached, by_index[index], data)
             return not self._is_stopped
 
         await self.in_cache_thread(transfer.load, self._cache, item, list(by_index), publish)
-        missed = len(pending_of(flights))
-        self.counters.cache_misses += missed
-        self.counters.cache_hits += len(flights) - missed
+        self.counters.cache_misses += len(pending_of(flights))
 
     def _launch(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
         """Start a task for each GET that the flights make."""
@@ -242,6 +240,10 @@ class Fetcher:
     def _register(self, flights: list[Flight]) -> None:
         for flight in flights:
             self._flights[flight.item.key_of(flight.index)] = flight
+
+    def _land_cached(self, flight: Flight, data: bytes) -> None:
+        self.counters.cache_hits += 1
+        self._land(flight, data)
 
     def _land_fetched(self, flight: Flight, data: bytes) -> None:
         self.counters.bytes_fetched += len(data)

@@ -1,0 +1,267 @@
+"""Cold reads: right bytes, single flight, failures, deadlines; the cache is real, chunks are 4 bytes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.fakes import PATIENCE_S
+from tests.t2_engine.hydration import SETTINGS, Bucket, in_background, pass_time, running, settled
+from tierfs.core.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    IntegrityError,
+    ObjectChanged,
+    ObjectMissing,
+    StoreUnavailable,
+)
+from tierfs.engine.hydrate import Hydrator
+from tierfs.stores.cache import ChunkCache
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    bucket = Bucket()
+    yield bucket
+    bucket.let_go()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ChunkCache]:
+    cache = ChunkCache(tmp_path / "cache", 8 << 20)
+    yield cache
+    assert cache._reserved == 0
+    cache.close()
+
+
+# -- bytes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 8, 21])
+@pytest.mark.parametrize("with_crcs", [True, False])
+async def test_every_extent_is_right(bucket: Bucket, cache: ChunkCache, size: int, with_crcs: bool) -> None:
+    ref = bucket.add(size, with_crcs=with_crcs)
+    async with running(bucket, cache) as hydrator:
+        for offset in range(size + 2):
+            for length in range(size + 3 - offset):
+                reader = hydrator.reader(ref)
+                assert await reader.read(offset, length) == bucket.objects["k"][offset : offset + length]
+    assert sum(stop - start for start, stop in bucket.gets) == size
+
+
+async def test_an_empty_object_is_not_asked_for(bucket: Bucket, cache: ChunkCache) -> None:
+    async with running(bucket, cache) as hydrator:
+        reader = hydrator.reader(bucket.add(0))
+        reader.start()
+        assert await reader.read(0, 100) == b""
+    assert bucket.gets == []
+
+
+async def test_the_chunk_size_of_the_record_is_used(bucket: Bucket, cache: ChunkCache) -> None:
+    async with running(bucket, cache) as hydrator:
+        ref = bucket.add(64, chunk_size=8)
+        assert await hydrator.reader(ref).read(17, 2) == bucket.objects["k"][17:19]
+    assert bucket.gets == [(16, 24)]
+
+
+async def test_open_starts_the_first_chunk_and_read_finds_it(bucket: Bucket, cache: ChunkCache) -> None:
+    async with running(bucket, cache) as hydrator:
+        reader = hydrator.reader(bucket.add(64))
+        reader.start()
+        await bucket.wait_asked(1)
+        assert await reader.read(0, 2) == bucket.objects["k"][:2]
+    assert bucket.gets == [(0, 4)]
+
+
+async def test_a_short_answer_is_an_error_and_never_zeros(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64, with_crcs=False)
+    bucket.cut_at = 42
+    async with running(bucket, cache) as hydrator:
+        assert await hydrator.reader(ref).read(36, 4) == bucket.objects["k"][36:40]
+        with pytest.raises(IntegrityError, match="fewer bytes"):
+            await hydrator.reader(ref).read(38, 6)
+        bucket.cut_at = None
+        assert await hydrator.reader(ref).read(38, 6) == bucket.objects["k"][38:44]
+
+
+async def test_damaged_bytes_are_fetched_once_more(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.damage[8] = 1
+    async with running(bucket, cache) as hydrator:
+        assert await hydrator.reader(ref).read(0, 16) == bucket.objects["k"][:16]
+        assert hydrator.counters.corrupt_chunks == 1
+    assert bucket.gets == [(0, 16), (8, 16)]  # what was good is not fetched again
+
+
+async def test_bytes_that_stay_damaged_are_an_error_and_are_not_kept(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.damage[8] = 2
+    async with running(bucket, cache) as hydrator:
+        with pytest.raises(IntegrityError, match="chunk 2"):
+            await hydrator.reader(ref).read(0, 16)
+        assert await hydrator.reader(ref).read(0, 16) == bucket.objects["k"][:16]
+
+
+# -- single flight -----------------------------------------------------------------------------------------------
+
+
+async def test_many_readers_cause_one_fetch(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.hold()
+    results: list[Any] = []
+    async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
+        for _ in range(10):
+            in_background(nursery, lambda: hydrator.reader(ref).read(4, 4), results)
+        await bucket.wait_asked(1)
+        await trio.testing.wait_all_tasks_blocked()
+        bucket.let_go()
+    assert results == [bucket.objects["k"][4:8]] * 10
+    assert bucket.gets == [(4, 8)]
+
+
+async def test_a_fetch_whose_reader_went_away_is_kept(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.hold()
+    async with running(bucket, cache) as hydrator:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hydrator.reader(ref).read, 4, 4)
+            await bucket.wait_asked(1)
+            nursery.cancel_scope.cancel()
+        bucket.let_go()
+        assert await hydrator.reader(ref).read(4, 4) == bucket.objects["k"][4:8]
+    assert bucket.gets == [(4, 8)]
+
+
+async def test_a_chunk_is_served_before_the_rest_of_its_get_has_arrived(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.hold()
+    first: list[Any] = []
+    both: list[Any] = []
+    async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
+        in_background(nursery, lambda: hydrator.reader(ref).read(0, 8), both)
+        await bucket.wait_asked(1)
+        bucket.let_go(1)
+        in_background(nursery, lambda: hydrator.reader(ref).read(0, 4), first)
+        with trio.fail_after(PATIENCE_S):
+            while not first:
+                await trio.sleep(0.001)
+        assert first == [bucket.objects["k"][:4]]
+        assert both == []
+        bucket.let_go()
+    assert both == [bucket.objects["k"][:8]]
+    assert bucket.gets == [(0, 8)]
+
+
+async def test_a_failure_goes_to_all_who_wait_and_is_forgotten(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.faults = [AccessDenied("no")]
+    results: list[Any] = []
+    async with running(bucket, cache) as hydrator:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                in_background(nursery, lambda: hydrator.reader(ref).read(0, 4), results)
+        assert [type(result) for result in results] == [AccessDenied] * 3
+        assert len({id(result) for result in results}) == 3
+        assert await hydrator.reader(ref).read(0, 4) == bucket.objects["k"][:4]
+    assert len(bucket.gets) == 2
+
+
+@pytest.mark.parametrize("kind", [ObjectMissing, ObjectChanged, AccessDenied, ValueError])
+async def test_what_no_retry_mends_comes_at_once(bucket: Bucket, cache: ChunkCache, kind: type[Exception]) -> None:
+    ref = bucket.add(64)
+    bucket.faults = [kind()]
+    async with running(bucket, cache) as hydrator:
+        with pytest.raises(kind):
+            await hydrator.reader(ref).read(0, 8)
+    assert len(bucket.gets) == 1
+
+
+# -- time --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_deadline_ends_a_read_and_the_next_one_works(
+    bucket: Bucket, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    ref = bucket.add(64)
+    bucket.hold()
+    results: list[Any] = []
+    async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
+        in_background(nursery, lambda: hydrator.reader(ref).read(4, 4), results)
+        await bucket.wait_asked(1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(29)
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        mock_clock.jump(2)
+        await trio.testing.wait_all_tasks_blocked()
+        (error,) = results
+        assert isinstance(error, DeadlineExceeded)
+        assert hydrator.counters.deadline_misses == 1
+        bucket.let_go()
+        assert await hydrator.reader(ref).read(4, 4) == bucket.objects["k"][4:8]
+        mock_clock.rate = 1
+    assert bucket.gets == [(4, 8)]
+
+
+async def test_an_unavailable_store_is_asked_again(
+    bucket: Bucket, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    ref = bucket.add(64)
+    bucket.faults = [StoreUnavailable("503") for _ in range(8)]
+    results: list[Any] = []
+    async with running(bucket, cache, replace(SETTINGS, deadline_ns=None)) as hydrator, trio.open_nursery() as nursery:
+        in_background(nursery, lambda: hydrator.reader(ref).read(0, 8), results)
+        await pass_time(mock_clock, lambda: bool(results))
+        assert results == [bucket.objects["k"][:8]]
+        assert hydrator.counters.retries == 8
+        mock_clock.rate = 1
+
+
+async def test_a_store_that_stays_unavailable_ends_with_its_last_answer(
+    bucket: Bucket, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    ref = bucket.add(64)
+    bucket.faults = [StoreUnavailable("503 Slow Down")] * 10_000
+    results: list[Any] = []
+    async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
+        in_background(nursery, lambda: hydrator.reader(ref).read(0, 8), results)
+        await pass_time(mock_clock, lambda: hydrator.counters.retries > 0, 0.0)
+        await pass_time(mock_clock, lambda: bool(results))
+        (error,) = results
+        assert isinstance(error, DeadlineExceeded)
+        assert "503 Slow Down" in str(error)
+        await pass_time(mock_clock, lambda: not hydrator._fetcher._flights)  # nobody waits: it gives up
+        mock_clock.rate = 1
+        bucket.faults = []
+
+
+async def test_a_fetch_that_nobody_waits_for_is_not_repeated(bucket: Bucket, cache: ChunkCache) -> None:
+    bucket.faults = [StoreUnavailable("503")]
+    async with running(bucket, cache) as hydrator:
+        reader = hydrator.reader(bucket.add(64))
+        reader.start()
+        await bucket.wait_asked(1)
+        await settled(hydrator)
+        assert len(bucket.gets) == 1
+        assert await reader.read(0, 4) == bucket.objects["k"][:4]
+
+
+async def test_readers_do_not_hang_when_the_mount_goes_away(bucket: Bucket, cache: ChunkCache) -> None:
+    ref = bucket.add(64)
+    bucket.hold()
+    results: list[Any] = []
+    hydrator = Hydrator(bucket, cache, SETTINGS)
+    async with trio.open_nursery() as readers, trio.open_nursery() as nursery:
+        await nursery.start(hydrator.run)
+        in_background(readers, lambda: hydrator.reader(ref).read(0, 8), results)
+        await bucket.wait_asked(1)
+        nursery.cancel_scope.cancel()
+    assert [type(result) for result in results] == [StoreUnavailable]
+    with pytest.raises(StoreUnavailable):
+        await hydrator.reader(ref).read(8, 4)
+    bucket.let_go(1)  # the thread that was left behind ends at its next block
+    await settled(hydrator)
