@@ -40,13 +40,13 @@ STATUS = {
     "cold": {"files": 1, "bytes": 1 << 40},
     "cache": {"bytes": 5 << 20, "limit_bytes": 10 << 30, "hits": 3, "misses": 1},
     "store_io": {"bytes_uploaded": 7 << 20, "bytes_downloaded": 0, "requests": {"PUT": 3, "GET": 4}},
-    "queue": 0,
-    "errors": 2,
-    "passthrough": True,
+    "queue": {"archiving": 1, "restoring": 0, "deletions": 4},
+    "errors": {"reads": 2, "policy": 0, "files": {"a/b": "the bucket cannot be reached"}},
+    "passthrough": "off",
     "worker_pid": 11,
     "supervisor_pid": 10,
     "read_only": False,
-    "policy": {"last_pass": None, "next_pass": None},
+    "policy": {"last_pass_ns": 5, "next_pass_ns": None, "planned": 3},
     "warnings": ["the store does not check checksums"],
 }
 
@@ -57,7 +57,7 @@ class Ledger:
     findings: Sequence[Finding] = ()
     planned: Sequence[PlannedAction] = ()
 
-    def status(self) -> dict[str, object]:
+    async def status(self) -> dict[str, object]:
         return STATUS
 
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
@@ -216,6 +216,9 @@ def test_status_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for part in ("/srv/data  s3://bucket", "in place", "3 files", "75% hits", "7 requests", "warning: the store does"):
         assert part in text
+    assert "queue   1 archiving, 4 deletions; errors 2 reads" in text
+    assert "error: a/b: the bucket cannot be reached" in text
+    assert "3 planned" in text
 
 
 def test_status_without_mounts(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:

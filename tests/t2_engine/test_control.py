@@ -29,7 +29,7 @@ class Ledger:
         self.endings: list[str] = []
         self.held = trio.Event()
 
-    def status(self) -> dict[str, object]:
+    async def status(self) -> dict[str, object]:
         return {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
 
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:

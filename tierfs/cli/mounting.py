@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 
@@ -13,9 +12,8 @@ from tierfs.cli.flags import SettingsCommand, settings_options
 from tierfs.cli.sources import Gathered, flag_of, gather
 from tierfs.core.config import Given, MountRequest
 from tierfs.core.errors import ConfigError, ControlError, MountError
+from tierfs.mount import kernel, launch
 from tierfs.stores.address import parse_store
-
-_MOUNTED = Path("/proc/self/mountinfo")
 
 
 @click.command(cls=SettingsCommand)
@@ -33,7 +31,7 @@ def mount(
     foreground: bool,
     config: str | None,
     **flags: object,
-) -> None:
+) -> int:
     """Mount a directory and a bucket as one tree.
 
     \b
@@ -52,9 +50,7 @@ def mount(
         store, mountpoint = None, store
     where = {"store": store, "mountpoint": mountpoint, "hot": hot, "state": state}
     request = request_of(gather(config, os.environ, {**where, **flags}), foreground)
-    from tierfs.mount import supervisor
-
-    supervisor.start(request)
+    return launch.start(request)
 
 
 @click.command()
@@ -66,32 +62,24 @@ def umount(mountpoint: str, lazy: bool) -> None:
     \b
     tierfs umount /srv/data
     """
-    mounted = _mounted_at(mountpoint)
-    from tierfs.mount import supervisor
-
-    supervisor.stop(mounted, lazy)
-
-
-def _mounted_at(mountpoint: str) -> str:
-    """The mountpoint as the kernel knows it. ControlError when nothing of tierfs is mounted there."""
+    absolute, mount = os.path.abspath(mountpoint), None
     try:
-        return registry.find_mountpoint(mountpoint).mountpoint
+        mount = registry.find_mountpoint(mountpoint)
+        absolute = mount.mountpoint
     except ControlError:
         # A mount outlives its entry in the registry when the runtime directory was emptied.
-        absolute = os.path.abspath(mountpoint)
-        if absolute in kernel_mounts():
-            return absolute
-        raise
+        if not _is_ours(kernel.mounted_at(absolute)):
+            raise
+    if _is_ours(kernel.mounted_at(absolute)):
+        launch.stop(absolute, lazy)
+    if mount is not None and not lazy:
+        if mount.is_alive:
+            launch.wait_until_gone(mount.supervisor_pid)
+        registry.unregister(absolute)
 
 
-def kernel_mounts() -> set[str]:
-    """Mountpoints that the kernel calls fuse.tierfs (proc(5), mountinfo: fields 5 and, after the dash, 1)."""
-    found = set()
-    for line in _MOUNTED.read_bytes().splitlines():
-        fields, _, rest = line.partition(b" - ")
-        if rest.split(b" ")[0] == b"fuse.tierfs":
-            found.add(os.fsdecode(fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")))
-    return found
+def _is_ours(at: kernel.MountedAt | None) -> bool:
+    return at is not None and at.filesystem_type == kernel.FILESYSTEM_TYPE
 
 
 def request_of(gathered: Gathered, foreground: bool) -> MountRequest:

@@ -36,10 +36,11 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     hot, warm, cold    {files, bytes}
     cache              {bytes, limit_bytes, hits, misses}
     store_io           {bytes_uploaded, bytes_downloaded, requests}
-    queue, errors      what waits for the bucket; what failed lately
-    passthrough        whether hot I/O goes past the daemon
+    queue              {archiving, restoring, deletions}: what waits for the bucket
+    errors             {reads, policy, files}: counts; files: path to reason
+    passthrough        text: whether hot I/O goes past the daemon
     read_only          true or false
-    policy             {last_pass, next_pass}: seconds since the epoch, or null
+    policy             {last_pass_ns, next_pass_ns, planned}: ns since the epoch
     warnings           sentences
     worker_pid, supervisor_pid
     unreachable        only for a mount that does not answer: why

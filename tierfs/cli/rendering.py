@@ -128,11 +128,12 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
         lines.append(f"  {tier:<8}{figures['files']:>9} files {shown_size(figures['bytes']):>9}")
     lines.append(f"  cache   {_cache(status['cache'])}")
     lines.append(f"  store   {_store_io(status['store_io'])}")
-    lines.append(f"  queue   {_counts(status.get('queue'))}; errors {_counts(status.get('errors'))}")
+    lines.append(f"  queue   {_counts(status['queue'])}; errors {_counts(status['errors'])}")
     lines.append(f"  policy  {_policy(status.get('policy') or {}, now)}")
-    passthrough = status.get("passthrough")
-    said = ("yes" if passthrough else "no") if isinstance(passthrough, bool) else passthrough
-    lines.append(f"  passthrough {said}, worker {status.get('worker_pid')}, supervisor {status.get('supervisor_pid')}")
+    pids = f"worker {status.get('worker_pid')}, supervisor {status.get('supervisor_pid')}"
+    lines.append(f"  passthrough {status.get('passthrough')}, {pids}")
+    failed = status["errors"].get("files") or {}
+    lines += [click.style(f"  error: {shown_path(path)}: {reason}", fg="red") for path, reason in failed.items()]
     lines += [click.style(f"  warning: {warning}", fg="yellow") for warning in status.get("warnings") or ()]
     return lines
 
@@ -149,15 +150,13 @@ def _store_io(io: Mapping[str, Any]) -> str:
     return f"{shown_size(io['bytes_uploaded'])} up, {shown_size(io['bytes_downloaded'])} down, {count} requests"
 
 
-def _counts(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{count} {name}" for name, count in value.items() if count) or "0"
-    return str(len(value)) if isinstance(value, list) else str(value or 0)
+def _counts(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count and isinstance(count, int)) or "none"
 
 
 def _policy(policy: Mapping[str, Any], now: float) -> str:
-    """Times of the last and next pass: seconds since the epoch, None where there is none."""
-    last, following = policy.get("last_pass"), policy.get("next_pass")
-    parts = [f"last pass {shown_age(now - last)} ago"] if isinstance(last, int | float) else ["no pass yet"]
-    parts += [f"next in {shown_age(following - now)}"] if isinstance(following, int | float) else []
+    last, following = policy.get("last_pass_ns"), policy.get("next_pass_ns")
+    parts = [f"last pass {shown_age(now - last / 1e9)} ago" if last else "no pass yet"]
+    parts += [f"next in {shown_age(following / 1e9 - now)}"] if following else []
+    parts += [f"{policy['planned']} planned"] if policy.get("planned") else []
     return ", ".join(parts)
