@@ -25,11 +25,12 @@ from tierfs.admin import control, registry
 from tierfs.core.config import Settings
 from tierfs.core.errors import ConfigError, StoreError, TierfsError
 from tierfs.core.records import Fd
+from tierfs.core.reports import Finding
 from tierfs.engine.archive import Archiver
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
-from tierfs.engine.recover import recover
+from tierfs.engine.recover import check, recover
 from tierfs.engine.restore import Restorer
 from tierfs.engine.scan import Scanner
 from tierfs.engine.service import Engine, Facts, Operator
@@ -47,6 +48,8 @@ from tierfs.stores.directory import DirectoryStore
 from tierfs.stores.hot import HotTier, split
 
 log = logging.getLogger("tierfs")
+
+REQUEST_NAME = "mount.json"
 
 _LOG_BYTES = 10 << 20
 _PROBE_PAUSE_S = 60.0
@@ -76,6 +79,16 @@ def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
     )
 
 
+def lock_state(state: Path, exits: ExitStack) -> None:
+    """Keep every other process out of a state directory. ConfigError when one is there already."""
+    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    exits.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"the state directory {state} is in use by another mount; choose another --state") from None
+
+
 class Worker:
     """One mount's parts, from the request to the end. INVARIANT: what was opened is closed by `exits`, in reverse."""
 
@@ -84,7 +97,7 @@ class Worker:
         self.settings = settings = Settings.model_validate(request["settings"])
         self.address = parse_store(request["source"])
         state = Path(request["state"])
-        self._lock(state, exits)
+        lock_state(state, exits)
         self.warnings: list[str] = []
         self.is_probed = False
         self.store = open_store(self.address, settings)
@@ -115,16 +128,6 @@ class Worker:
         self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
         self.scanner = Scanner(tier, self.store, self._appeared)
 
-    def _lock(self, state: Path, exits: ExitStack) -> None:
-        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        exits.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"the state directory {state} is in use by another mount; choose another --state"
-            ) from None
-
     def _appeared(self, path: bytes) -> None:
         """A name came into the tree that the kernel may know as missing."""
         directory, name = split(path)
@@ -135,6 +138,7 @@ class Worker:
     async def prepare(self) -> None:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
+        remember(self.request)
         is_known = self.catalog.fact("scanned") is not None
         if is_known:
             changed = recover(self.tier)
@@ -232,6 +236,32 @@ class Worker:
             settings=self.settings,
         )
         return Operator(engine, facts, errors=lambda: adapter.errors)
+
+
+def remember(request: dict[str, Any]) -> None:
+    """Write the request into the state directory, for those who look at it while nothing is mounted."""
+    path = Path(request["state"], REQUEST_NAME)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(request, indent=1))
+    fresh.chmod(0o600)
+    fresh.replace(path)
+
+
+def check_state(state: str) -> tuple[str, list[Finding]]:
+    """The mountpoint that a state directory belongs to, and what is wrong there while it is not mounted. TierfsError."""
+    try:
+        request = json.loads(Path(state, REQUEST_NAME).read_text())
+    except (OSError, ValueError):
+        raise ConfigError(f"{state} is not the state directory of a mount") from None
+    with ExitStack() as exits:
+        hot = os.open(request["hot"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        exits.callback(os.close, hot)
+        worker = Worker(request, Fd(hot), exits)
+        return request["mountpoint"], trio.run(_check, worker)
+
+
+async def _check(worker: Worker) -> list[Finding]:
+    return [finding async for finding in check(worker.tier, worker.store, online=False)]
 
 
 class JsonLines(logging.Formatter):

@@ -39,6 +39,11 @@ class HotFile:
     retry_at_ns: int = 0
     failure: str = ""
 
+    @property
+    def settled_ns(self) -> int:
+        """From when on the age of the hot bytes counts: their last change, or their last restore."""
+        return max(self.mtime_ns, self.ctime_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class Fill:
@@ -98,7 +103,8 @@ def why_not_released(file: HotFile, settings: Settings, now_ns: int) -> str | No
         return "not archived"
     if reason := why_kept(file):
         return reason
-    left = file.mtime_ns + settings.cold_after - now_ns
+    # A restore changes ctime and nothing else: what was brought back stays for as long as something new would.
+    left = file.settled_ns + settings.cold_after - now_ns
     return f"younger than cold_after for another {_age(left)}" if left > 0 else None
 
 
@@ -135,7 +141,7 @@ def _plan_watermark(spare: list[HotFile], already: int, fill: Fill, settings: Se
         return []
     excess = fill.excess_over(settings.low_watermark) - already
     actions: list[Action] = []
-    for file in sorted(spare, key=lambda f: f.mtime_ns):
+    for file in sorted(spare, key=lambda f: f.settled_ns):
         if excess <= 0:
             break
         excess -= file.size
