@@ -203,7 +203,8 @@ def _check_state(state: str) -> tuple[str, Iterator[Finding]]:
     for mount in registry.mounts():
         if mount.state_directory == directory and mount.is_alive:
             return mount.mountpoint, Client.of(mount).check()
-    from tierfs.mount.supervisor import check_state
+    # Imported when needed: it brings the whole engine.
+    from tierfs.worker import check_state
 
     mountpoint, findings = check_state(directory)
     return mountpoint, iter(findings)
