@@ -79,7 +79,7 @@ def ls_line(entry: Entry, name: str, now: float) -> str:
     )
     notes = ["pinned"] if entry.pinned else []
     notes += [f"key {shown_path(entry.key)}"] if entry.key is not None else []
-    notes += [entry.reason] if entry.reason else []
+    notes += [entry.reason] if entry.reason and entry.reason not in notes else []
     if entry.kind == "directory":
         return f"{'-':<10}{'-':>9}{age:>6}{'-':>9}  {shown_path(name)}/{f'  ({notes[0]})' if entry.pinned else ''}"
     suffix = f"  ({'; '.join(notes)})" if notes else ""
