@@ -23,7 +23,7 @@ import trio
 from tierfs import __version__
 from tierfs.admin import control, registry
 from tierfs.core.config import Settings
-from tierfs.core.errors import ConfigError, StoreError, TierfsError
+from tierfs.core.errors import ConfigError, MountError, StoreError, TierfsError
 from tierfs.core.records import Fd
 from tierfs.core.reports import Finding
 from tierfs.engine.archive import Archiver
@@ -33,12 +33,13 @@ from tierfs.engine.numbers import ROOT
 from tierfs.engine.recover import check, recover
 from tierfs.engine.restore import Restorer
 from tierfs.engine.scan import Scanner
-from tierfs.engine.service import Engine, Facts, Operator
+from tierfs.engine.service import Engine, Facts, Observations, Operator
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Tree
-from tierfs.mount import fuse
+from tierfs.mount import fuse, kernel, tap
 from tierfs.mount.filesystem import Filesystem
+from tierfs.mount.passthrough import why_not
 from tierfs.mount.supervisor import receive_line, send_line
 from tierfs.stores.address import StoreAddress, parse_store
 from tierfs.stores.cache import ChunkCache
@@ -98,7 +99,8 @@ class Worker:
         self.address = parse_store(request["source"])
         state = Path(request["state"])
         lock_state(state, exits)
-        self.warnings: list[str] = []
+        self.warnings: tuple[str, ...] = ()
+        self.store_warnings: tuple[str, ...] = ()
         self.is_probed = False
         self.store = open_store(self.address, settings)
         exits.callback(self.store.close)
@@ -149,7 +151,7 @@ class Worker:
 
     async def _introduce(self) -> None:
         """The first mount of a tree: the bucket must be there, and what is in it is shown from the start."""
-        self.warnings += await trio.to_thread.run_sync(self.store.probe)
+        self.store_warnings = await trio.to_thread.run_sync(self.store.probe)
         self.is_probed = True
         scanned = await self.scanner.scan()
         recover(self.tier)
@@ -164,37 +166,64 @@ class Worker:
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
                 raise ConfigError(
-                    f"the filesystem of {self.request['hot']} has no O_TMPFILE, which restores need: use ext4, XFS or Btrfs"
+                    f"the filesystem of {self.request['hot']} has no O_TMPFILE, which restores need: take ext4, XFS or Btrfs"
                 ) from None
             raise
 
     async def serve(self, fuse_fd: int, serving: Callable[[], None]) -> None:
         """Answer until the mount is taken away, then stop everything else."""
-        adapter = fuse.Adapter(self.filesystem, self.settings.shared_hot, on_init=serving)
+        began = trio.Event()
+        adapter = fuse.Adapter(self.filesystem, self.settings.shared_hot, on_init=began.set)
+        wanted = self.settings.passthrough != "off" and not self.settings.read_only
         slot = self._register()
-        fuse.start(adapter, fuse_fd)
         try:
+            fuse.start(adapter, fuse_fd, wanted, cache_directories=not self.settings.shared_hot)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.hydrator.run)
                 await nursery.start(self.restorer.run)
+                nursery.start_soon(self._serve_fuse, nursery.cancel_scope)
+                await began.wait()
+                await trio.lowlevel.checkpoint()  # the reply to INIT is out
+                self._choose_passthrough(fuse_fd, wanted)
                 await nursery.start(control.serve, self._operator(adapter), slot / registry.SOCKET_NAME)
                 nursery.start_soon(self.daemon.run)
                 nursery.start_soon(self._watch_bucket)
-                await fuse.serve()
-                log.info("the mount was taken away")
-                nursery.cancel_scope.cancel()
+                serving()
         finally:
             fuse.stop()
             registry.unregister(self.request["mountpoint"])
+
+    async def _serve_fuse(self, everything: trio.CancelScope) -> None:
+        await fuse.serve()
+        log.info("the mount was taken away")
+        everything.cancel()
+
+    def _choose_passthrough(self, fuse_fd: int, wanted: bool) -> None:
+        """Passthrough or plain FUSE, once and for all. MountError where it is required and cannot be had."""
+        self.filesystem.files.attachments = tap.Tap()
+        if not wanted:
+            return
+        reason = "the kernel is older than 6.9, or built without CONFIG_FUSE_PASSTHROUGH"
+        if tap.has_passthrough():
+            device, probe = kernel.Backing(fuse_fd), self.hot.temporary(b"")
+            reason = why_not(device, probe)
+            os.close(probe)
+            if not reason:
+                self.filesystem.files.modes.device = device
+                return
+        if self.settings.passthrough == "required":
+            raise MountError(f"hot files cannot be passed through to the kernel: {reason}")
+        log.warning("plain FUSE, because %s: hot files are slower than they could be", reason)
+        self.warnings = (f"plain FUSE, because {reason}",)
 
     async def _watch_bucket(self) -> None:
         """On a tree that is known, the self-test is done while the mount serves: the bucket may be down."""
         while not self.is_probed:
             try:
-                self.warnings[:] = await trio.to_thread.run_sync(self.store.probe)
+                self.store_warnings = await trio.to_thread.run_sync(self.store.probe)
                 self.is_probed = True
             except StoreError as error:
-                self.warnings[:] = [str(error)]
+                self.store_warnings = (str(error),)
                 log.warning("cold files cannot be read now: %s", error)
                 await trio.sleep(_PROBE_PAUSE_S)
 
@@ -222,7 +251,7 @@ class Worker:
             version=__version__,
             worker_pid=os.getpid(),
             supervisor_pid=os.getppid(),
-            warnings=self.warnings,
+            passthrough="on" if self.filesystem.files.modes.device else "off",
         )
         engine = Engine(
             tree=self.filesystem.tree,
@@ -235,7 +264,19 @@ class Worker:
             daemon=self.daemon,
             settings=self.settings,
         )
-        return Operator(engine, facts, errors=lambda: adapter.errors)
+        return Operator(engine, facts, lambda: self._observations(adapter))
+
+    def _observations(self, adapter: fuse.Adapter) -> Observations:
+        modes = self.filesystem.files.modes
+        return Observations(
+            read_errors=adapter.errors,
+            warnings=[*self.warnings, *self.store_warnings],
+            requests=tap.counts(),
+            opens=dict(modes.opens),
+            open_files=len(self.filesystem.files),
+            backing_ids=modes.backing_ids(),
+            known_nodes=len(self.filesystem.nodes),
+        )
 
 
 def remember(request: dict[str, Any]) -> None:

@@ -146,6 +146,9 @@ class Settings(BaseModel):
 
     read_only: bool = _setting(False, "Mount read-only.")
     allow_other: OptionalFlag = _setting(None, "Let other users in; auto: yes when root mounts.")
+    passthrough: Literal["auto", "off", "required"] = _setting(
+        "auto", "Let the kernel serve hot files without tierfs: where it can, never, or else do not mount."
+    )
     shared_hot: bool = _setting(False, "Somebody else writes to the hot directory too: let kernel caches expire soon.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least severity that is logged.")
     log_format: Literal["plain", "json"] = _setting("plain", "How a line of the log is written.")

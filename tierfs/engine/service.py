@@ -6,7 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
@@ -42,7 +42,19 @@ class Facts:
     worker_pid: int
     supervisor_pid: int
     passthrough: str = "off"
-    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What the mount saw until now; counts since the worker started, but for what is open now."""
+
+    read_errors: int
+    warnings: list[str]
+    requests: dict[str, int]
+    opens: dict[str, int]
+    open_files: int
+    backing_ids: int
+    known_nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +73,18 @@ class Engine:
 
 
 class Operator:
-    """Answers for one mount. `errors` counts what applications were told with an errno alone."""
+    """Answers for one mount. `observe` asks the mount what it saw."""
 
-    def __init__(self, engine: Engine, facts: Facts, errors: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
         self._engine = engine
         self._facts = facts
-        self._errors = errors
+        self._observe = observe
 
     # -- status --------------------------------------------------------------------------------------------------
 
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
-        e, facts = self._engine, self._facts
+        e, facts, seen = self._engine, self._facts, self._observe()
         passes, counters = e.daemon.passes, e.store.counters
         return {
             **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
@@ -89,7 +101,7 @@ class Operator:
                 "deletions": len(e.tier.catalog.tombstones()),
             },
             "errors": {
-                "reads": self._errors(),
+                "reads": seen.read_errors,
                 "policy": passes.failed,
                 "files": {os.fsdecode(path): reason for path, (_, _, reason) in list(e.tier.failures.items())[:20]},
             },
@@ -97,7 +109,14 @@ class Operator:
             "passthrough": facts.passthrough,
             "read_only": e.settings.read_only,
             "version": facts.version,
-            "warnings": list(facts.warnings),
+            "warnings": seen.warnings,
+            "fuse": {
+                "requests": seen.requests,
+                "opens": seen.opens,
+                "open_files": seen.open_files,
+                "backing_ids": seen.backing_ids,
+                "known_nodes": seen.known_nodes,
+            },
             "worker_pid": facts.worker_pid,
             "supervisor_pid": facts.supervisor_pid,
         }

@@ -17,6 +17,7 @@ from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record
 from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
+from tierfs.mount.passthrough import IoModes
 from tierfs.stores.hot import apply_attributes, split
 
 #: open(2) flags that mean something to the backing file. O_APPEND does not: the kernel gives the offsets.
@@ -32,6 +33,14 @@ class Reader(Protocol):
     def start(self) -> None: ...
 
 
+class Attachments(Protocol):
+    """Told which descriptor stands behind the lower half of a file handle (see mount.tap)."""
+
+    def attach(self, index: int, fd: Fd | None, size: int) -> None: ...
+
+    def detach(self, index: int) -> None: ...
+
+
 class Readers(Protocol):
     """Gives readers of objects: the hydrator."""
 
@@ -43,6 +52,7 @@ class OpenFile:
     """One handle. INVARIANT: one of `fd` and `reader` is set; `stored` is the object of `reader`."""
 
     ino: Ino
+    index: int
     flags: int
     fd: Fd | None = None
     hot_ino: HotIno = HotIno(0)
@@ -55,15 +65,21 @@ class OpenFile:
 
 
 class Files:
-    """All open files of a mount. `path_of` finds the present path of a node; it raises ESTALE for a removed one."""
+    """All open files of a mount. `path_of` finds the present path of a node; it raises ESTALE for a removed one.
+
+    A file handle is an index, and in its upper 32 bits the backing id of a file that the kernel passes through.
+    """
 
     def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, path_of: Callable[[Ino], bytes]) -> None:
+        self.modes = IoModes()
+        self.attachments: Attachments | None = None
         self._tier = tier
         self._readers = readers
         self._restorer = restorer
         self._path_of = path_of
         self._open: dict[Handle, OpenFile] = {}
-        self._next = Handle(1)
+        self._free: list[int] = []
+        self._indices = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -89,7 +105,7 @@ class Files:
 
     def adopt(self, ino: Ino, fd: Fd, flags: int) -> Handle:
         """A handle on a descriptor that was just opened, which belongs to the handle from now on."""
-        file = OpenFile(ino, flags)
+        file = OpenFile(ino, self._index(), flags)
         self._attach(file, fd)
         return self._add(file)
 
@@ -103,7 +119,7 @@ class Files:
             return self.adopt(ino, self.replace(path, record, flags), flags)
         if record.residency is Residency.LOST or record.object is None:
             raise FileLost(f"{os.fsdecode(path)} is lost: its object is gone")
-        file = OpenFile(ino, flags, reader=self._readers.reader(record.object), stored=record.object)
+        file = OpenFile(ino, self._index(), flags, reader=self._readers.reader(record.object), stored=record.object)
         self._tier.open_files.opened_object(record.object.key)
         if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:
             file.reader.start()
@@ -114,6 +130,10 @@ class Files:
         file = self._open.pop(handle, None)
         if file is None:
             return
+        self.modes.closed(file.ino)
+        if self.attachments:
+            self.attachments.detach(file.index)
+        self._free.append(file.index)
         if file.fd is not None:
             self._tier.open_files.closed(file.hot_ino, file.is_writer)
             os.close(file.fd)
@@ -234,13 +254,23 @@ class Files:
         file.fd = fd
         file.hot_ino = HotIno(os.fstat(fd).st_ino)
         self._tier.open_files.opened(file.hot_ino, file.is_writer)
+        if self.attachments:
+            self.attachments.attach(file.index, fd, 0)
 
     def _detach_object(self, file: OpenFile) -> None:
         if file.stored is not None:
             self._tier.open_files.closed_object(file.stored.key)
             file.stored = file.reader = None
 
+    def _index(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._indices += 1
+        return self._indices
+
     def _add(self, file: OpenFile) -> Handle:
-        handle, self._next = self._next, Handle(self._next + 1)
+        if self.attachments and file.stored:
+            self.attachments.attach(file.index, None, file.stored.size)
+        handle = Handle(self.modes.opened(file.ino, file.fd) << 32 | file.index)
         self._open[handle] = file
         return handle

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
+# isort: split  (the tap must be there before pyfuse3 brings libfuse in)
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from tierfs.core.errors import TierfsError
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
+from tierfs.mount import tap
 from tierfs.mount.filesystem import Changes, Filesystem
 
 log = logging.getLogger(__name__)
@@ -213,8 +215,9 @@ class Adapter(pyfuse3.Operations):
         await self._fs.removexattr(ino, name)
 
 
-def start(adapter: Adapter, fuse_fd: int) -> None:
+def start(adapter: Adapter, fuse_fd: int, passthrough: bool, cache_directories: bool) -> None:
     """Begin a session on an open /dev/fuse that somebody else has mounted: the mount's options are theirs."""
+    tap.configure(passthrough, cache_directories)
     pyfuse3.init(adapter, f"/dev/fd/{fuse_fd}", set())
 
 

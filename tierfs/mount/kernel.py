@@ -6,10 +6,13 @@ Nothing here resolves a path below a mountpoint: what is known of a mount is rea
 import array
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import socket
+import struct
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,8 @@ MAX_BACKGROUND = 1024
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+_BACKING_OPEN, _BACKING_CLOSE = 0x4010E501, 0x4004E502  # _IOW(229, 1, struct fuse_backing_map), _IOW(229, 2, uint32_t)
+_BACKING_MAP = struct.Struct("=iIQ")  # fd, flags, padding
 _FUSECTL = Path("/sys/fs/fuse/connections")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -90,6 +95,21 @@ def mounted_at(mountpoint: str) -> MountedAt | None:
             minor = int(device.partition(b":")[2])
             found = MountedAt(path, rest.split(b" ")[0].decode(), minor)
     return found
+
+
+class Backing:
+    """Gives backing ids to files: ioctls on /dev/fuse (include/uapi/linux/fuse.h, struct fuse_backing_map)."""
+
+    def __init__(self, fuse_fd: int) -> None:
+        self._fuse_fd = fuse_fd
+
+    def register(self, fd: int) -> int:
+        """A backing id for an open file. OSError: EPERM without CAP_SYS_ADMIN, EOPNOTSUPP or ELOOP for a stacked one."""
+        return fcntl.ioctl(self._fuse_fd, _BACKING_OPEN, bytearray(_BACKING_MAP.pack(fd, 0, 0)), True)
+
+    def unregister(self, backing_id: int) -> None:
+        """Give a backing id back."""
+        fcntl.ioctl(self._fuse_fd, _BACKING_CLOSE, backing_id.to_bytes(4, sys.byteorder))
 
 
 def raise_limits(mountpoint: str) -> bool:

@@ -1,0 +1,104 @@
+/* tierfs.mount._native: the tap for Python, and the one symbol that puts it in place.
+ *
+ * Imported with RTLD_GLOBAL before pyfuse3, this library's fuse_session_mount() is found before libfuse's. It calls
+ * libfuse's and then installs the tap as the session's custom I/O: the official door, opened from the side, because
+ * pyfuse3 does not give its session away. */
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#define FUSE_USE_VERSION 313
+#include <Python.h>
+
+#include <dlfcn.h>
+#include <fuse_lowlevel.h>
+#include <stdio.h>
+
+#include "tap.h"
+
+static bool is_enabled;
+
+__attribute__((visibility("default"))) int fuse_session_mount(struct fuse_session *session, const char *mountpoint) {
+    static const struct fuse_custom_io io = {.read = tap_read, .writev = tap_writev};
+    int (*mount)(struct fuse_session *, const char *) =
+        (int (*)(struct fuse_session *, const char *))dlsym(RTLD_NEXT, "fuse_session_mount");
+    if (!mount) {
+        fprintf(stderr, "tierfs: libfuse has no fuse_session_mount\n");
+        return -1;
+    }
+    int status = mount(session, mountpoint);
+    if (status || !is_enabled) return status;
+    return fuse_session_custom_io(session, &io, fuse_session_fd(session));
+}
+
+static PyObject *configure(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"passthrough", "cache_directories", "max_background", "max_readahead", NULL};
+    int passthrough, cache_directories;
+    unsigned int max_background, max_readahead;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$ppII", names, &passthrough, &cache_directories, &max_background,
+                                     &max_readahead))
+        return NULL;
+    if (max_background > UINT16_MAX) return PyErr_Format(PyExc_ValueError, "max_background has 16 bits");
+    tap_configure(&(struct tap_limits){
+        .passthrough = passthrough,
+        .cache_directories = cache_directories,
+        .max_background = (uint16_t)max_background,
+        .max_readahead = max_readahead,
+    });
+    is_enabled = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *attach(PyObject *self, PyObject *args) {
+    (void)self;
+    unsigned int handle;
+    int fd;
+    long long size;
+    if (!PyArg_ParseTuple(args, "IiL", &handle, &fd, &size)) return NULL;
+    if (!tap_attach(handle, fd, size)) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *detach(PyObject *self, PyObject *handle) {
+    (void)self;
+    unsigned long value = PyLong_AsUnsignedLong(handle);
+    if (value == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    tap_detach((uint32_t)value);
+    Py_RETURN_NONE;
+}
+
+static PyObject *counts(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    PyObject *found = PyDict_New();
+    for (int opcode = 0; found && opcode < TAP_OPCODES; opcode++) {
+        if (!tap_counts()[opcode]) continue;
+        PyObject *key = PyLong_FromLong(opcode), *value = PyLong_FromUnsignedLongLong(tap_counts()[opcode]);
+        if (!key || !value || PyDict_SetItem(found, key, value)) Py_CLEAR(found);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+    }
+    return found;
+}
+
+static PyObject *granted(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(tap_granted());
+}
+
+static PyMethodDef methods[] = {
+    {"configure", (PyCFunction)(void (*)(void))configure, METH_VARARGS | METH_KEYWORDS,
+     "Put the tap into the session that is made next, and say what its INIT reply asks for."},
+    {"attach", attach, METH_VARARGS,
+     "attach(handle, fd, size): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold file."},
+    {"detach", detach, METH_O, "detach(handle): the file handle is closed."},
+    {"counts", counts, METH_NOARGS, "Requests read so far, by opcode."},
+    {"granted", granted, METH_NOARGS, "The INIT flags that were asked for, of those that the kernel offered."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_native", "What pyfuse3 does not expose; see tap.c.", -1, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }

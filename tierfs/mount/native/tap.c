@@ -1,0 +1,340 @@
+/* The tap between libfuse and /dev/fuse.
+ *
+ * pyfuse3 speaks a protocol of 2013: it knows neither kernel passthrough nor FALLOCATE, LSEEK and COPY_FILE_RANGE. Both
+ * libraries stay as they are. The tap is libfuse's custom I/O: it reads each request before libfuse does and writes
+ * each reply after it.
+ *
+ *   INIT     the reply also asks for passthrough, HANDLE_KILLPRIV_V2 and the limits of struct tap_limits
+ *   OPEN,    a file handle carries a backing id in its upper 32 bits (0: none): the reply opens the file in
+ *   CREATE   passthrough, and READ, WRITE and mmap never leave the kernel
+ *   OPENDIR  the reply lets the kernel cache the listing
+ *   FALLOCATE, LSEEK, COPY_FILE_RANGE   answered here, on the descriptor that was attached to the handle
+ *   IOCTL    answered here: no file of the tree is a device
+ *
+ * Layouts are the kernel's (include/uapi/linux/fuse.h, protocol 7.41), written out here because the headers of older
+ * systems lack the newer fields. Nothing in a request is believed before its length was compared with what was read.
+ */
+#define _GNU_SOURCE
+#include "tap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    OP_OPEN = 14,
+    OP_INIT = 26,
+    OP_OPENDIR = 27,
+    OP_CREATE = 35,
+    OP_FALLOCATE = 43,
+    OP_LSEEK = 46,
+    OP_COPY_FILE_RANGE = 47,
+    OP_IOCTL = 39,
+    OP_COPY_FILE_RANGE_64 = 53, /* kernel 6.18: the same request, and the same 8 bytes back */
+};
+
+#define INIT_HANDLE_KILLPRIV_V2 (UINT64_C(1) << 28)
+#define INIT_EXT (UINT64_C(1) << 30)
+#define INIT_PASSTHROUGH (UINT64_C(1) << 37)
+
+#define FOPEN_DIRECT_IO (1u << 0)
+#define FOPEN_KEEP_CACHE (1u << 1)
+#define FOPEN_CACHE_DIR (1u << 3)
+#define FOPEN_PASSTHROUGH (1u << 7)
+
+/* Copies in one go; a longer one is cut short, as copy_file_range(2) may be, and the loop stays responsive. */
+#define LONGEST_COPY (1u << 20)
+
+struct in_header {
+    uint32_t len, opcode;
+    uint64_t unique, nodeid;
+    uint32_t uid, gid, pid;
+    uint16_t total_extlen, padding;
+};
+
+struct out_header {
+    uint32_t len;
+    int32_t error;
+    uint64_t unique;
+};
+
+struct init_in {
+    uint32_t major, minor, max_readahead, flags, flags2;
+};
+
+struct init_out {
+    uint32_t major, minor, max_readahead, flags;
+    uint16_t max_background, congestion_threshold;
+    uint32_t max_write, time_gran;
+    uint16_t max_pages, map_alignment;
+    uint32_t flags2, max_stack_depth;
+};
+
+struct open_out {
+    uint64_t fh;
+    uint32_t open_flags, backing_id;
+};
+
+struct fallocate_in {
+    uint64_t fh, offset, length;
+    uint32_t mode, padding;
+};
+
+struct lseek_in {
+    uint64_t fh, offset;
+    uint32_t whence, padding;
+};
+
+struct copy_in {
+    uint64_t fh_in, off_in, nodeid_out, fh_out, off_out, len, flags;
+};
+
+_Static_assert(sizeof(struct in_header) == 40, "layout of fuse_in_header");
+_Static_assert(sizeof(struct out_header) == 16, "layout of fuse_out_header");
+_Static_assert(sizeof(struct init_out) == 40, "layout of fuse_init_out up to max_stack_depth");
+_Static_assert(sizeof(struct open_out) == 16, "layout of fuse_open_out");
+
+struct pending {
+    uint64_t unique;
+    uint32_t opcode;
+};
+
+struct attached {
+    int fd;
+    bool in_use;
+    int64_t size;
+};
+
+static struct {
+    struct tap_limits limits;
+    uint64_t offered, granted;
+    uint64_t counts[TAP_OPCODES];
+    struct pending *pending; /* requests whose reply is to be changed; few at a time, in no order */
+    size_t pending_count, pending_room;
+    struct attached *attached; /* by file handle */
+    size_t attached_room;
+} tap;
+
+void tap_configure(const struct tap_limits *limits) { tap.limits = *limits; }
+const uint64_t *tap_counts(void) { return tap.counts; }
+uint64_t tap_offered(void) { return tap.offered; }
+uint64_t tap_granted(void) { return tap.granted; }
+
+void tap_reset(void) {
+    free(tap.pending);
+    free(tap.attached);
+    memset(&tap, 0, sizeof tap);
+}
+
+/* Make room for `needed` elements in an array that doubles. */
+static bool make_room(void **array, size_t *room, size_t needed, size_t element) {
+    if (needed <= *room) return true;
+    size_t wanted = *room ? *room * 2 : 64;
+    if (wanted < needed) wanted = needed;
+    void *larger = realloc(*array, wanted * element);
+    if (!larger) return false;
+    memset((char *)larger + *room * element, 0, (wanted - *room) * element);
+    *array = larger;
+    *room = wanted;
+    return true;
+}
+
+bool tap_attach(uint32_t handle, int fd, int64_t size) {
+    if (!make_room((void **)&tap.attached, &tap.attached_room, (size_t)handle + 1, sizeof *tap.attached)) return false;
+    tap.attached[handle] = (struct attached){.fd = fd, .in_use = true, .size = size};
+    return true;
+}
+
+void tap_detach(uint32_t handle) {
+    if (handle < tap.attached_room) tap.attached[handle].in_use = false;
+}
+
+static const struct attached *find_attached(uint64_t fh) {
+    uint32_t handle = (uint32_t)fh;
+    return handle < tap.attached_room && tap.attached[handle].in_use ? &tap.attached[handle] : NULL;
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------- */
+
+static void expect_reply(uint64_t unique, uint32_t opcode) {
+    void *array = tap.pending;
+    bool fits = make_room(&array, &tap.pending_room, tap.pending_count + 1, sizeof *tap.pending);
+    tap.pending = array;
+    if (fits) tap.pending[tap.pending_count++] = (struct pending){unique, opcode};
+}
+
+/* The opcode of the request that a reply answers, 0 when the reply is not to be changed. */
+static uint32_t take_expected(uint64_t unique) {
+    for (size_t i = 0; i < tap.pending_count; i++)
+        if (tap.pending[i].unique == unique) {
+            uint32_t opcode = tap.pending[i].opcode;
+            tap.pending[i] = tap.pending[--tap.pending_count];
+            return opcode;
+        }
+    return 0;
+}
+
+static void note_init(const void *argument, size_t length) {
+    struct init_in init = {0};
+    memcpy(&init, argument, length < sizeof init ? length : sizeof init);
+    tap.offered = init.flags;
+    if (init.flags & INIT_EXT) tap.offered |= (uint64_t)init.flags2 << 32;
+}
+
+static int do_fallocate(const struct fallocate_in *in) {
+    const struct attached *file = find_attached(in->fh);
+    if (!file || file->fd < 0) return EOPNOTSUPP;
+    return fallocate(file->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) ? errno : 0;
+}
+
+/* A cold file is all data: its first hole is its end. */
+static int do_lseek(const struct lseek_in *in, uint64_t *result) {
+    const struct attached *file = find_attached(in->fh);
+    if (!file) return EINVAL;
+    if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE) return EINVAL;
+    off_t found;
+    if (file->fd >= 0)
+        found = lseek(file->fd, (off_t)in->offset, (int)in->whence);
+    else if ((int64_t)in->offset < 0 || (int64_t)in->offset >= file->size)
+        return ENXIO;
+    else
+        found = in->whence == SEEK_DATA ? (off_t)in->offset : (off_t)file->size;
+    *result = (uint64_t)found;
+    return found < 0 ? errno : 0;
+}
+
+/* EOPNOTSUPP has the kernel copy by reading and writing. */
+static int do_copy(const struct copy_in *in, uint64_t *result) {
+    const struct attached *from = find_attached(in->fh_in), *to = find_attached(in->fh_out);
+    if (!from || !to || from->fd < 0 || to->fd < 0) return EOPNOTSUPP;
+    off_t source = (off_t)in->off_in, target = (off_t)in->off_out;
+    size_t length = in->len < LONGEST_COPY ? (size_t)in->len : LONGEST_COPY;
+    ssize_t copied = copy_file_range(from->fd, &source, to->fd, &target, length, 0);
+    if (copied < 0) return errno == EXDEV || errno == ENOSYS || errno == EINVAL ? EOPNOTSUPP : errno;
+    *result = (uint64_t)copied; /* fuse_write_out: size in the first word */
+    return 0;
+}
+
+/* Answer a request that pyfuse3 has no handler for. False when it is not one of them. */
+static bool answer(int fd, const struct in_header *in, const void *argument, size_t length) {
+    uint64_t payload = 0;
+    size_t payload_size = 0;
+    int error = EINVAL;
+    switch (in->opcode) {
+    case OP_FALLOCATE:
+        if (length >= sizeof(struct fallocate_in)) error = do_fallocate(argument);
+        break;
+    case OP_LSEEK:
+        if (length >= sizeof(struct lseek_in)) error = do_lseek(argument, &payload);
+        payload_size = sizeof payload;
+        break;
+    case OP_COPY_FILE_RANGE:
+    case OP_COPY_FILE_RANGE_64:
+        if (length >= sizeof(struct copy_in)) error = do_copy(argument, &payload);
+        payload_size = sizeof payload;
+        break;
+    case OP_IOCTL: /* every open() of a C library's stdio asks whether the file is a terminal */
+        error = ENOTTY;
+        break;
+    default:
+        return false;
+    }
+    if (error) payload_size = 0;
+    struct out_header out = {.len = (uint32_t)(sizeof out + payload_size), .error = -error, .unique = in->unique};
+    struct iovec iov[2] = {{&out, sizeof out}, {&payload, payload_size}};
+    /* It fails only if the request was interrupted or the mount is gone: nobody waits for the answer then. */
+    ssize_t ignored = writev(fd, iov, payload_size ? 2 : 1);
+    (void)ignored;
+    return true;
+}
+
+ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
+    (void)userdata;
+    ssize_t n = read(fd, buffer, size);
+    if (n < (ssize_t)sizeof(struct in_header)) return n;
+    const struct in_header *in = buffer;
+    if (in->len != (size_t)n) return n; /* libfuse complains about it */
+    if (in->opcode < TAP_OPCODES) tap.counts[in->opcode]++;
+    const void *argument = in + 1;
+    size_t length = (size_t)n - sizeof *in;
+    switch (in->opcode) {
+    case OP_INIT:
+        note_init(argument, length);
+        expect_reply(in->unique, in->opcode);
+        break;
+    case OP_OPEN:
+    case OP_CREATE:
+    case OP_OPENDIR:
+        expect_reply(in->unique, in->opcode);
+        break;
+    default:
+        if (answer(fd, in, argument, length)) {
+            errno = EINTR; /* "no request this time": the caller waits for the next one */
+            return -1;
+        }
+    }
+    return n;
+}
+
+/* ---- replies -------------------------------------------------------------------------------------------------- */
+
+static void change_init(struct init_out *out) {
+    uint64_t wanted = INIT_HANDLE_KILLPRIV_V2;
+    if (tap.limits.passthrough) wanted |= INIT_PASSTHROUGH;
+    wanted &= tap.offered;
+    uint64_t flags = out->flags | (out->flags & INIT_EXT ? (uint64_t)out->flags2 << 32 : 0) | wanted;
+    if (flags >> 32) flags |= INIT_EXT;
+    out->flags = (uint32_t)flags;
+    out->flags2 = (uint32_t)(flags >> 32);
+    /* The hot directory may not itself be a stacked filesystem: depth 1 is the mount on top of it. */
+    if (flags & INIT_PASSTHROUGH) out->max_stack_depth = 1;
+    if (tap.limits.max_background) {
+        out->max_background = tap.limits.max_background;
+        out->congestion_threshold = (uint16_t)(tap.limits.max_background / 4 * 3);
+    }
+    if (tap.limits.max_readahead && tap.limits.max_readahead > out->max_readahead)
+        out->max_readahead = tap.limits.max_readahead;
+    tap.granted = flags;
+}
+
+static void change_open(struct open_out *out) {
+    uint32_t backing_id = (uint32_t)(out->fh >> 32);
+    if (!backing_id) return;
+    out->open_flags &= ~(FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO);
+    out->open_flags |= FOPEN_PASSTHROUGH;
+    out->backing_id = backing_id;
+}
+
+/* `data` is the payload of a good reply, in libfuse's memory; copies in and out because it need not be aligned. */
+static void change_reply(uint32_t opcode, char *data, size_t length) {
+    struct init_out init;
+    struct open_out open;
+    if (opcode == OP_INIT) {
+        if (length < sizeof init) return;
+        memcpy(&init, data, sizeof init);
+        change_init(&init);
+        memcpy(data, &init, sizeof init);
+        return;
+    }
+    if (length < sizeof open) return;
+    data += length - sizeof open; /* CREATE answers a fuse_entry_out before the fuse_open_out */
+    memcpy(&open, data, sizeof open);
+    if (opcode == OP_OPENDIR) {
+        if (tap.limits.cache_directories) open.open_flags |= FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
+    } else
+        change_open(&open);
+    memcpy(data, &open, sizeof open);
+}
+
+ssize_t tap_writev(int fd, struct iovec *iov, int count, void *userdata) {
+    (void)userdata;
+    if (count >= 1 && iov[0].iov_len == sizeof(struct out_header) && tap.pending_count) {
+        struct out_header out;
+        memcpy(&out, iov[0].iov_base, sizeof out);
+        uint32_t opcode = out.unique ? take_expected(out.unique) : 0;
+        if (opcode && !out.error && count == 2) change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
+    }
+    return writev(fd, iov, count);
+}

@@ -1,0 +1,105 @@
+"""The native module, loaded so that it stands between pyfuse3 and libfuse. Import this before pyfuse3."""
+
+import os
+import sys
+
+from tierfs.core.records import Fd
+from tierfs.mount.kernel import MAX_BACKGROUND
+
+
+def _load() -> object:
+    """Import the module with its symbols visible to the libraries that are loaded after it (dlopen(3), RTLD_GLOBAL)."""
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
+    try:
+        from tierfs.mount import _native
+    finally:
+        sys.setdlopenflags(flags)
+    return _native
+
+
+_load()
+
+from tierfs.mount import _native  # noqa: E402
+
+#: Read-ahead of the kernel, bytes: cold files are read in chunks of a mebibyte.
+_MAX_READAHEAD = 1 << 20
+#: Names of the opcodes that are worth counting (include/uapi/linux/fuse.h).
+_OPCODES = {
+    1: "lookup",
+    2: "forget",
+    3: "getattr",
+    4: "setattr",
+    5: "readlink",
+    6: "symlink",
+    8: "mknod",
+    9: "mkdir",
+    10: "unlink",
+    11: "rmdir",
+    12: "rename",
+    13: "link",
+    14: "open",
+    15: "read",
+    16: "write",
+    17: "statfs",
+    18: "release",
+    20: "fsync",
+    21: "setxattr",
+    22: "getxattr",
+    23: "listxattr",
+    24: "removexattr",
+    25: "flush",
+    26: "init",
+    27: "opendir",
+    28: "readdir",
+    29: "releasedir",
+    30: "fsyncdir",
+    34: "access",
+    35: "create",
+    36: "interrupt",
+    39: "ioctl",
+    42: "forget",
+    43: "fallocate",
+    44: "readdir",
+    45: "rename",
+    46: "lseek",
+    47: "copy_file_range",
+    53: "copy_file_range",
+}
+_PASSTHROUGH = 1 << 37
+
+
+def configure(passthrough: bool, cache_directories: bool) -> None:
+    """Say what the next session asks the kernel for."""
+    _native.configure(
+        passthrough=passthrough,
+        cache_directories=cache_directories,
+        max_background=MAX_BACKGROUND,
+        max_readahead=_MAX_READAHEAD,
+    )
+
+
+def has_passthrough() -> bool:
+    """Whether the kernel offered passthrough and was asked for it; known once the session has begun."""
+    return bool(_native.granted() & _PASSTHROUGH)
+
+
+def counts() -> dict[str, int]:
+    """Requests that reached this process, by name."""
+    named: dict[str, int] = {}
+    for opcode, count in _native.counts().items():
+        name = _OPCODES.get(opcode, f"opcode_{opcode}")
+        named[name] = named.get(name, 0) + count
+    return named
+
+
+class Tap:
+    """Keeps the native module informed of open handles; `index` is the lower half of a file handle."""
+
+    def attach(self, index: int, fd: Fd | None, size: int) -> None:
+        """A handle was opened on a descriptor, or (None) on a cold file of `size` bytes."""
+        _native.attach(index, -1 if fd is None else fd, size)
+
+    def detach(self, index: int) -> None:
+        """A handle was closed."""
+        _native.detach(index)
