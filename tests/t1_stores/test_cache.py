@@ -136,7 +136,9 @@ def test_least_recently_used_chunks_go_first(cache: ChunkCache) -> None:
             count += 1
             cache.get(REF, CHUNK, 0)  # the first is used all the time
     assert cache.get(REF, CHUNK, 0) == chunk(0)
-    assert cache.missing(REF, CHUNK, range(count)) == [1]
+    gone = cache.missing(REF, CHUNK, range(count))
+    assert gone == list(range(1, 1 + len(gone)))
+    assert 1 <= len(gone) < count // 2
 
 
 def test_reservations_count_against_the_cap(cache: ChunkCache) -> None:
@@ -202,9 +204,6 @@ def test_a_smaller_limit_holds_from_the_start(tmp_path: Path) -> None:
     assert smaller.volume() <= LIMIT // 2
     assert 0 < smaller.cached_bytes(REF) < 30 * CHUNK
     smaller.close()
-
-
-# -- damage ------------------------------------------------------------------------------------------------------
 
 
 def _flip_last(path: Path) -> None:
@@ -366,8 +365,6 @@ def test_a_database_that_is_damaged_while_open_is_a_cache_that_misses(cache: Chu
     thread.join()
     assert [data in (None, chunk(index)) for index, data in enumerate(results)] == [True] * 20
 
-
-# -- kill -9 -----------------------------------------------------------------------------------------------------
 
 _WRITER = """
 import sys, zlib
