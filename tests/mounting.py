@@ -1,0 +1,257 @@
+"""Real mounts for tests: `python -m tierfs mount` in a process of its own, in a directory of its own.
+
+    with directory() as home, mounted(Plan(home)) as mount:
+        (mount.path / "file").write_bytes(b"text")
+        mount.release("file")
+
+A mount that does not come up raises MountFailed with what it said. Whatever happens inside the block, afterwards
+nothing is mounted and no process is left.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tierfs.admin import registry
+from tierfs.admin.client import Client
+from tierfs.core.errors import ControlError
+from tierfs.core.reports import Entry, Finding, Outcome, Verb
+from tierfs.mount import kernel
+
+#: How long, in seconds, a mount may take to come up or to go on a busy machine before the test fails.
+_START_S = 60.0
+_STOP_S = 30.0
+
+
+class MountFailed(Exception):
+    """The mount command ended before the mount served: its exit status, and what it said on standard error."""
+
+    def __init__(self, status: int, output: str) -> None:
+        super().__init__(f"tierfs mount ended with status {status}: {output}")
+        self.status = status
+        self.output = output
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One mount to make: everything lies in `home`; `flags` are added to the command line.
+
+    `store` is a URL; empty for the directory home/bucket. `environment` is added to the one of the test.
+    """
+
+    home: Path
+    store: str = ""
+    in_place: bool = False
+    flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hot(self) -> Path:
+        """The hot directory."""
+        return self.home / "hot"
+
+    @property
+    def mountpoint(self) -> Path:
+        """Where the tree is to be seen."""
+        return self.hot if self.in_place else self.home / "mnt"
+
+    @property
+    def state(self) -> Path:
+        """The state directory."""
+        return self.home / "state"
+
+    @property
+    def bucket(self) -> Path:
+        """The directory that is the store, unless `store` says another."""
+        return self.home / "bucket"
+
+    def command(self) -> list[str]:
+        """The mount command; the policy is off unless the flags turn it on."""
+        command = [sys.executable, "-m", "tierfs", "mount", self.store or f"file://{self.bucket}", str(self.mountpoint)]
+        command += [] if self.in_place else ["--hot", str(self.hot)]
+        return [*command, "--state", str(self.state), "--foreground", "--no-auto-archive", *self.flags]
+
+    def make_directories(self) -> None:
+        """Make what a mount needs to find."""
+        for path in (self.hot, self.mountpoint, self.bucket):
+            path.mkdir(exist_ok=True)
+
+
+class Mount:
+    """A mount that serves. Paths of files are relative to it, as str or bytes."""
+
+    def __init__(self, plan: Plan, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.plan = plan
+        self.path = plan.mountpoint
+        self.process = process
+        self.log = log
+        mountpoint = str(plan.mountpoint)
+        self.client = Client(mountpoint, registry.slot_of(mountpoint) / registry.SOCKET_NAME)
+
+    # -- what an operator does -----------------------------------------------------------------------------------
+
+    def archive(self, *paths: str | bytes, recursive: bool = False) -> None:
+        """Archive files; all of them must succeed."""
+        self._move("archive", paths, recursive)
+
+    def release(self, *paths: str | bytes, recursive: bool = False) -> None:
+        """Release files; all of them must succeed."""
+        self._move("release", paths, recursive)
+
+    def restore(self, *paths: str | bytes, recursive: bool = False) -> None:
+        """Restore files; all of them must succeed."""
+        self._move("restore", paths, recursive)
+
+    def outcomes(self, verb: Verb, *paths: str | bytes, recursive: bool = False) -> list[Outcome]:
+        """What became of each file."""
+        reports = self.client.move(verb, [os.fsencode(path) for path in paths], recursive)
+        return [report for report in reports if isinstance(report, Outcome)]
+
+    def release_all(self) -> None:
+        """Release every file that can be; those that never go cold stay hot."""
+        self.outcomes("release", b"", recursive=True)
+
+    def evict(self) -> None:
+        """Empty the chunk cache."""
+        assert all(outcome.result != "failed" for outcome in self.client.evict(None))
+
+    def status(self) -> dict[str, Any]:
+        """`tierfs status --json`."""
+        return self.client.status()
+
+    def entry(self, path: str | bytes) -> Entry:
+        """`tierfs ls --json` of one file."""
+        (entry,) = self.client.list_entries([os.fsencode(path)], False)
+        assert isinstance(entry, Entry), entry
+        return entry
+
+    def residency(self, path: str | bytes) -> str:
+        """Where the bytes of a file are."""
+        return self.entry(path).residency.value
+
+    def check(self) -> list[Finding]:
+        """Where catalog, hot directory and bucket disagree."""
+        return list(self.client.check())
+
+    def downloaded(self) -> int:
+        """Bytes that came from the store since the mount."""
+        return int(self.status()["store_io"]["bytes_downloaded"])
+
+    def requests(self) -> int:
+        """Requests that the store was sent since the mount."""
+        return int(self.status()["store_io"]["requests"])
+
+    def _move(self, verb: Verb, paths: tuple[str | bytes, ...], recursive: bool) -> None:
+        failed = [outcome for outcome in self.outcomes(verb, *paths, recursive=recursive) if outcome.result == "failed"]
+        assert not failed, failed
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A temporary directory that other users may enter, with a short path."""
+    home = Path(tempfile.mkdtemp(prefix="m-"))
+    home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        assert not _mounted_below(home), f"something is still mounted below {home}: it is not removed"
+        shutil.rmtree(home)
+
+
+@contextmanager
+def mounted(plan: Plan) -> Iterator[Mount]:
+    """Mount, wait until it serves, and take it away afterwards. MountFailed."""
+    plan.make_directories()
+    log = plan.home / "mount.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            plan.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | dict(plan.environment)
+        )
+    mount = Mount(plan, process, log)
+    try:
+        _wait_until_serving(mount)
+        yield mount
+    finally:
+        _end(mount)
+
+
+def run(plan: Plan) -> MountFailed:
+    """Mount where that must fail, and return how it did."""
+    try:
+        with mounted(plan):
+            pass
+    except MountFailed as failure:
+        return failure
+    raise AssertionError("the mount came up")
+
+
+def _wait_until_serving(mount: Mount) -> None:
+    deadline = time.monotonic() + _START_S
+    while True:
+        status = mount.process.poll()
+        if status is not None:
+            raise MountFailed(status, mount.log.read_text(errors="replace"))
+        with suppress(ControlError):
+            if _is_mounted(mount.path):
+                mount.status()
+                return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"the mount does not serve: {mount.log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.01)
+
+
+def _end(mount: Mount) -> None:
+    """Unmount in an orderly way; what does not go is cut off and killed, and is then an error."""
+    problem = ""
+    if _is_mounted(mount.path):
+        try:
+            kernel.unmount(str(mount.path))
+        except OSError as error:
+            problem = f"{error.strerror}: {', '.join(kernel.holders(str(mount.path)))}"
+            _cut_off(mount.path)
+    try:
+        mount.process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        problem += " the supervisor did not end"
+        _cut_off(mount.path)
+        for child in _children(mount.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        mount.process.kill()
+        mount.process.wait()
+    if problem:
+        raise AssertionError(f"{mount.path}: {problem}: {mount.log.read_text(errors='replace')[-2000:]}")
+
+
+def _cut_off(path: Path) -> None:
+    """Abort the connection, so that nobody waits for an answer any more, and detach the mount."""
+    at = kernel.mounted_at(str(path))
+    if at:
+        with suppress(OSError):
+            Path("/sys/fs/fuse/connections", str(at.minor), "abort").write_text("1")
+        kernel.unmount(str(path), lazy=True)
+
+
+def _is_mounted(path: Path) -> bool:
+    at = kernel.mounted_at(str(path))
+    return at is not None and at.filesystem_type == kernel.FILESYSTEM_TYPE
+
+
+def _mounted_below(home: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return [line.split(b" ")[4].decode() for line in lines if line.split(b" ")[4].startswith(os.fsencode(home) + b"/")]
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []

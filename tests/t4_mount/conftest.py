@@ -1,0 +1,26 @@
+"""Mounts that tests share: one mount for a module, a fresh directory in it for each test."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Mount, Plan, directory, mounted
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def mount() -> Iterator[Mount]:
+    """A mount of its own for each module: hot directory beside it, store in a directory, policy off."""
+    with directory() as home, mounted(Plan(home)) as made:
+        yield made
+
+
+@pytest.fixture
+def place(mount: Mount) -> Path:
+    """A fresh directory in the shared mount."""
+    path = mount.path / f"t{next(_numbers)}"
+    path.mkdir()
+    return path
