@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from tierfs.core.errors import IntegrityError, ObjectChanged, ObjectMissing
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 
 #: A test that waits for longer than this, in seconds, has hung.
 PATIENCE_S = 30.0
@@ -68,7 +68,7 @@ class MemoryStore:
                 len(body),
                 etag=f"memory-{self._generation}",
                 modified_ns=self._generation * 1_000_000_000,
-                metadata={name.lower(): value for name, value in metadata.items()},
+                metadata=plain_metadata(metadata),
             )
             self._objects[key] = info, body
         return info

@@ -23,6 +23,14 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+def plain_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """User metadata as every store keeps it: names in lower case, with "-" for "_".
+
+    They travel as HTTP headers: some servers change the case, radosgw changes "_", some proxies drop such names.
+    """
+    return {name.lower().replace("_", "-"): value for name, value in metadata.items()}
+
+
 class Source(Protocol):
     """Bytes to upload: `read_at` gives exactly `size` bytes, fewer only at the end of the file."""
 
@@ -53,6 +61,8 @@ class ColdStore(Protocol):
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         """Upload `source` as `key`, replacing any object there, and return what a HEAD afterwards says of it.
 
+        What `source` and `progress` raise passes through.
+
         Reads `source` once, from front to back. Size, and every checksum that the store keeps, are compared
         with what was read: IntegrityError when they differ. An upload that fails leaves no parts behind.
         """
@@ -66,7 +76,7 @@ class ColdStore(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo:
-        """Describe one object, user metadata included (keys in lower case). ObjectMissing."""
+        """Describe one object, user metadata included (see plain_metadata). ObjectMissing."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -30,7 +30,7 @@ from tierfs.core.errors import (
     ObjectMissing,
     StoreRefused,
 )
-from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.directory_layout import (
     ABOUT,
     DIRECTORY,
@@ -89,7 +89,7 @@ class DirectoryStore:
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         """Write, fsync, read back and compare, then rename into place; see ColdStore."""
         parts = split_key(key)
-        about = About(etag=secrets.token_hex(20), metadata={name.lower(): value for name, value in metadata.items()})
+        about = About(etag=secrets.token_hex(20), metadata=plain_metadata(metadata))
         with self._telling("write", key):
             self._prepare()
         leftovers = [name := b"%s/%s" % (_NEW, secrets.token_hex(16).encode())]

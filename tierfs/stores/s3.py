@@ -29,7 +29,7 @@ from tierfs.core.errors import (
     StoreUnavailable,
 )
 from tierfs.stores import s3_probe
-from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.s3_answers import (
     NOT_S3,
     Abilities,
@@ -165,7 +165,7 @@ class S3Store:
 
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         """Upload `source` as `key` and return what a HEAD afterwards says; see ColdStore."""
-        target = Target(key, metadata, self._extra)
+        target = Target(key, plain_metadata(metadata), self._extra)
         with self._wire.telling("put_object", key):
             if source.size <= self._settings.sizes.part:
                 body = read_exactly(source, 0, source.size)
@@ -235,7 +235,10 @@ class S3Store:
         token: str | None = None
         while True:
             # boto3 asks for url-encoded keys by itself, and decodes them.
-            page = self._wire.call("list_objects_v2", Prefix=prefix, **({"ContinuationToken": token} if token else {}))
+            arguments: dict[str, Any] = {"Prefix": prefix, "MaxKeys": self._settings.sizes.page}
+            if token:
+                arguments["ContinuationToken"] = token
+            page = self._wire.call("list_objects_v2", **arguments)
             with self._wire.telling("list_objects_v2", ""):
                 if "IsTruncated" not in page:
                     raise Refuted(StoreUnavailable, NOT_S3)
@@ -309,7 +312,7 @@ def _info(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
         version_id=None if version in (None, "", "null") else version,
         modified_ns=_ns(modified) if isinstance(modified, datetime) else 0,
         storage_class=answer.get("StorageClass"),
-        metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+        metadata=plain_metadata(answer.get("Metadata", {})),
     )
 
 

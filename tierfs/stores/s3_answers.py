@@ -51,6 +51,7 @@ class TransferSizes:
     max_parts: int = 10_000
     in_flight: int = 64 * MIB
     copy: int = 5 << 30
+    page: int = 1000  # objects, not bytes: entries of one answer to a list
 
 
 @dataclass(frozen=True, slots=True)

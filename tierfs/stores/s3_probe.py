@@ -17,6 +17,7 @@ from tierfs.core.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from tierfs.stores.cold import plain_metadata
 from tierfs.stores.s3_answers import NOT_S3, Abilities, Refuted, Wire, check_range, plain_etag
 from tierfs.stores.s3_upload import crc32_text, digest_of
 
@@ -71,6 +72,7 @@ def probe(wire: Wire, prefix: str, assumed: Abilities, read_only: bool) -> Findi
             _check_conditions(test)
             _check_multipart(test)
             _check_copies(test)
+            _check_names(test)
     return Findings(test.abilities, tuple(test.sentences))
 
 
@@ -83,6 +85,7 @@ def _swept(test: _Test) -> Iterator[None]:
         with suppress(StoreError):
             test.wire.call("delete_object", test.key)
             test.wire.call("delete_object", f"{test.key}-copy")
+            test.wire.call("delete_object", f"{test.key}/below")
 
 
 def _can_list(test: _Test, prefix: str) -> bool:
@@ -124,14 +127,9 @@ def _check_object(test: _Test) -> None:
     if etag != hashlib.md5(_BODY, usedforsecurity=False).hexdigest():
         test.learn(md5_etags=False)
         test.say("ETags are not MD5 sums here (encryption, or another server): they do not prove what was stored")
-    metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+    metadata = plain_metadata(answer.get("Metadata", {}))
     if any(metadata.get(name) != value for name, value in _METADATA.items()):
         test.say("user metadata does not come back: owners, modes and times would be lost with the catalog")
-    server = str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("server", ""))
-    if server.startswith("rclone/"):
-        test.say(
-            "rclone keeps user metadata in memory: owners, modes and times in the bucket are gone when it restarts"
-        )
 
 
 def _check_ranges(test: _Test) -> None:
@@ -217,11 +215,15 @@ def _check_copies(test: _Test) -> None:
     wire, key, origin = test.wire, f"{test.key}-copy", {"Key": test.key}
     try:
         wire.call("copy_object", key, CopySource=origin)
-        if wire.call("head_object", key).get("ContentLength") != len(_BODY):
+        copy = wire.call("head_object", key)
+        if copy.get("ContentLength") != len(_BODY):
             raise StoreRefused("the copy has another size")
     except (StoreRefused, ObjectMissing, IntegrityError) as error:
         test.say(f"objects cannot be copied inside the store, so renamed files keep their old keys ({error})")
         return
+    if "mtime" in {name.lower() for name in copy.get("Metadata", {})}:
+        # Nobody sent that: it is how `rclone serve s3` gives itself away.
+        test.say("this is rclone: it forgets user metadata (owners, modes, times) when it restarts")
     upload_id = wire.call("create_multipart_upload", key)["UploadId"]
     try:
         part = wire.call("upload_part_copy", key, UploadId=upload_id, PartNumber=1, CopySource=origin)
@@ -232,3 +234,14 @@ def _check_copies(test: _Test) -> None:
         wire.call("abort_multipart_upload", key, UploadId=upload_id)
     if not works:
         test.say("objects above 5 GiB cannot be copied inside the store (UploadPartCopy): they keep their old keys")
+
+
+def _check_names(test: _Test) -> None:
+    """Keys are opaque in S3; servers that keep objects as files make paths of them."""
+    try:
+        test.wire.call("put_object", f"{test.key}/below", Body=_BODY)
+        kept = test.wire.call("head_object", test.key).get("ContentLength") == len(_BODY)
+    except (StoreRefused, StoreUnavailable, ObjectMissing):
+        kept = False
+    if not kept:
+        test.say("an object cannot have the name of a directory that others are in, nor a name part above 255 bytes")
