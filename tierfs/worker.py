@@ -166,7 +166,8 @@ class Worker:
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
                 raise ConfigError(
-                    f"the filesystem of {self.request['hot']} has no O_TMPFILE, which restores need: take ext4, XFS or Btrfs"
+                    f"the filesystem of {self.request['hot']} has no O_TMPFILE, which restores need: "
+                    "use ext4, XFS or Btrfs"
                 ) from None
             raise
 
@@ -289,7 +290,7 @@ def remember(request: dict[str, Any]) -> None:
 
 
 def check_state(state: str) -> tuple[str, list[Finding]]:
-    """The mountpoint that a state directory belongs to, and what is wrong there while it is not mounted. TierfsError."""
+    """The mountpoint of a state directory, and what is wrong there while it is not mounted. TierfsError."""
     try:
         request = json.loads(Path(state, REQUEST_NAME).read_text())
     except (OSError, ValueError):

@@ -176,7 +176,7 @@ def _why_not_yet(file: HotFile, settings: Settings, now_ns: int) -> str | None:
 
 def next_try_ns(failures: int, now_ns: int) -> int:
     """When to try a file again that failed so many times in a row: 10 s, doubling to an hour."""
-    return now_ns + min(10 * 2 ** min(failures - 1, 16), 3600) * 1_000_000_000
+    return now_ns + min(10 << min(failures - 1, 16), 3600) * 1_000_000_000
 
 
 def _age(ns: int) -> str:

@@ -45,7 +45,7 @@ class Attributes:
 class ObjectRef:
     """One object in the bucket that holds the bytes of a file.
 
-    `sha256` and `crcs` (CRC-32 of each chunk, 4 bytes little-endian each) are empty for objects that tierfs did not write.
+    `sha256` and `crcs` (CRC-32 of each chunk, 4 bytes little-endian each) are empty for objects of others.
     """
 
     key: str
@@ -66,7 +66,7 @@ class ObjectRef:
 class Record:
     """The catalog's truth about one file that is, or was, archived.
 
-    `identity` is that of the hot bytes when they were last seen; it vouches for the object in ARCHIVING and MIRRORED only.
+    `identity` is that of the hot bytes when last seen; it vouches for the object in ARCHIVING and MIRRORED only.
     `misplaced` says that the object's key is not the one that the path asks for.
     INVARIANT: `object` is set in MIRRORED, COLD and RESTORING. An empty ETag (in HOT, ARCHIVING, LOST) says that the
     object under this key, if there is one, does not hold the bytes of the file.

@@ -1,7 +1,7 @@
 """Open files: handles, and the bytes that go through them.
 
 A handle is on hot bytes (it has a descriptor), or on an object (it has a reader), and it may go over from the one to
-the other: a cold file that was restored is read from the hot tier from then on, a write to a cold file restores it first.
+the other: a file that was restored is read from the hot tier from then on, a write to a cold file restores it first.
 """
 
 import errno
@@ -55,7 +55,7 @@ class OpenFile:
     index: int
     flags: int
     fd: Fd | None = None
-    hot_ino: HotIno = HotIno(0)
+    hot_ino: HotIno | None = None
     reader: Reader | None = None
     stored: ObjectRef | None = None
 
@@ -110,7 +110,7 @@ class Files:
         return self._add(file)
 
     def open(self, ino: Ino, path: bytes, flags: int, record: Record | None) -> Handle:
-        """open(2) of a file that exists. Never waits: a cold file's first chunk is asked for, not awaited. EIO when lost."""
+        """open(2) of a file that exists. Never waits: a cold file's first chunk is asked for only. EIO when lost."""
         if record is None:
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 self._tier.write_expected(path)
@@ -134,7 +134,7 @@ class Files:
         if self.attachments:
             self.attachments.detach(file.index)
         self._free.append(file.index)
-        if file.fd is not None:
+        if file.fd is not None and file.hot_ino is not None:
             self._tier.open_files.closed(file.hot_ino, file.is_writer)
             os.close(file.fd)
         if file.stored is not None:
@@ -196,7 +196,8 @@ class Files:
             await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
 
     async def _read_object(self, file: OpenFile, offset: int, size: int) -> bytes:
-        assert file.reader is not None and file.stored is not None
+        assert file.reader is not None
+        assert file.stored is not None
         size = min(size, file.stored.size - offset)
         if size <= 0:
             return b""
@@ -212,7 +213,7 @@ class Files:
         return await self._read_object(file, offset, size)
 
     def _follow(self, file: OpenFile) -> bool:
-        """The object moved to another key, or another version with the same bytes took its place: go on with that one."""
+        """The object moved to another key, or is another version with the same bytes: go on with that one."""
         record = self._tier.catalog.get_by_ino(file.ino)
         stored = record.object if record and record.residency is not Residency.HOT else None
         if stored is None or file.stored is None or stored == file.stored or stored.sha256 != file.stored.sha256:
@@ -244,7 +245,7 @@ class Files:
         return file.fd
 
     def _open_hot(self, path: bytes, flags: int, extra: int = 0) -> Fd:
-        """Open the backing file. A descriptor that only writes cannot serve the reads that the kernel does for mmap and O_APPEND."""
+        """Open the backing file. Never write-only: the kernel reads pages that it fills in part, and maps them."""
         kept = flags & _KEPT_FLAGS
         if kept & os.O_ACCMODE == os.O_WRONLY:
             kept = kept & ~os.O_ACCMODE | os.O_RDWR

@@ -1,4 +1,4 @@
-"""The filesystem: node ids and names in, files of the tree out. It knows nothing of FUSE and can be driven without a mount.
+"""The filesystem: node ids and names in, files of the tree out. It knows nothing of FUSE and works without a mount.
 
 Methods raise OSError or TierfsError. The synchronous ones never wait; the asynchronous ones may wait for the disk, and
 those that need the bytes of a cold file (read, write, truncate, link) for the bucket.
@@ -183,7 +183,7 @@ class Filesystem:
     # -- attributes ----------------------------------------------------------------------------------------------
 
     async def setattr(self, ino: Ino, changes: Changes, handle: Handle | None) -> Found:
-        """chmod(2), chown(2), truncate(2), utimensat(2), in that order of the kernel's wishes: size first, times last."""
+        """chmod(2), chown(2), truncate(2), utimensat(2), in this order: the size first, the times last."""
         if changes.size is not None:
             await self._truncate(ino, changes.size, handle)
         if changes.mode is not None and self._has_cold_acl(ino):

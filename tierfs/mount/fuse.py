@@ -29,7 +29,7 @@ _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 
 
 def _answering(operation: _F) -> _F:
-    """The one place where errors become errnos. Any other exception would end the mount: it is logged and becomes EIO."""
+    """The one place where errors become errnos. Any other exception would end the mount: it becomes EIO."""
 
     @functools.wraps(operation)
     async def answer(self: "Adapter", *args: Any) -> Any:
@@ -178,7 +178,7 @@ class Adapter(pyfuse3.Operations):
     async def readdir(self, fh: Handle, start_id: int, token: pyfuse3.ReaddirToken) -> None:  # type: ignore[override]
         directory = self._fs.directory_of(fh)
         for entry in self._fs.readdir(fh, start_id):
-            name = cast("pyfuse3.FileNameT", entry.name)
+            name = cast("Any", entry.name)
             if not pyfuse3.readdir_reply(token, name, self._entry(entry.found), entry.next_offset):
                 break
             self._fs.listed(directory, entry)
@@ -238,7 +238,7 @@ def forget_attributes(ino: Ino) -> None:
 
 def forget_name(parent: Ino, name: bytes) -> None:
     """Have the kernel look a name up again."""
-    pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), cast("pyfuse3.FileNameT", name), ignore_enoent=True)
+    pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), cast("Any", name), ignore_enoent=True)
 
 
 def _notify(call: Callable[[], None]) -> None:

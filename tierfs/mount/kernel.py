@@ -72,7 +72,7 @@ def mount(options: MountOptions) -> int:
 
 
 def unmount(mountpoint: str, lazy: bool = False) -> None:
-    """Take a mount away; `lazy`: out of sight now, really when the last user is gone. OSError (EBUSY, EINVAL: no mount)."""
+    """Take a mount away; `lazy`: out of sight now, gone with its last user. OSError (EBUSY, EINVAL: no mount)."""
     if os.geteuid() != 0:
         flags = ["-u", "-z"] if lazy else ["-u"]
         done = subprocess.run([_fusermount(), *flags, "--", mountpoint], capture_output=True, text=True, check=False)
@@ -104,8 +104,8 @@ class Backing:
         self._fuse_fd = fuse_fd
 
     def register(self, fd: int) -> int:
-        """A backing id for an open file. OSError: EPERM without CAP_SYS_ADMIN, EOPNOTSUPP or ELOOP for a stacked one."""
-        return fcntl.ioctl(self._fuse_fd, _BACKING_OPEN, bytearray(_BACKING_MAP.pack(fd, 0, 0)), True)
+        """A backing id for an open file. EPERM without CAP_SYS_ADMIN, EOPNOTSUPP or ELOOP for a stacked one."""
+        return int(fcntl.ioctl(self._fuse_fd, _BACKING_OPEN, bytearray(_BACKING_MAP.pack(fd, 0, 0)), True))
 
     def unregister(self, backing_id: int) -> None:
         """Give a backing id back."""
@@ -113,7 +113,7 @@ class Backing:
 
 
 def raise_limits(mountpoint: str) -> bool:
-    """Raise the connection's max_background; False where fusectl cannot be had, which costs fairness, not correctness."""
+    """Raise the connection's max_background; False where fusectl cannot be had: a loss of fairness only."""
     at = mounted_at(mountpoint)
     if at is None:
         return False
@@ -129,16 +129,29 @@ def raise_limits(mountpoint: str) -> bool:
 
 
 def holders(mountpoint: str) -> list[str]:
-    """The processes that keep a mount busy: "name (pid)". Reads the links in /proc; does not follow them."""
+    """The processes that keep a mount busy: "name (pid)". Reads the links in /proc; does not follow them.
+
+    Those of tierfs itself hold the hot directory of a mount in place, not the mount.
+    """
     found = []
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and any(_is_inside(link, mountpoint) for link in _links(process)):
+        if not process.name.isdigit() or _is_tierfs(process):
+            continue
+        if any(_is_inside(link, mountpoint) for link in _links(process)):
             try:
                 name = (process / "comm").read_text().strip()
             except OSError:
                 name = "?"
             found.append(f"{name} ({process.name})")
     return found
+
+
+def _is_tierfs(process: Path) -> bool:
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"tierfs.worker" in words or b"tierfs.mount.supervisor" in words
 
 
 def _links(process: Path) -> list[str]:

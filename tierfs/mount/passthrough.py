@@ -1,7 +1,7 @@
 """I/O modes: whether the kernel serves a file from its backing file or asks this process.
 
-The kernel has one I/O mode per inode while it is open: mixing passthrough with cached handles, or two backing ids, gives
-EIO. So the first handle decides, and the rest follow until the last one is closed.
+The kernel has one I/O mode per inode while it is open: mixing passthrough with cached handles, or two backing ids,
+gives EIO. So the first handle decides, and the rest follow until the last one is closed.
 """
 
 import errno
@@ -95,7 +95,7 @@ def why_not(device: BackingDevice, probe: Fd) -> str:
 
 
 def may_have_privileges(fd: Fd) -> bool:
-    """Whether a write has to take set-user-ID, set-group-ID or capabilities away: the daemon must then see the writes."""
+    """Whether a write has to take set-user-ID, set-group-ID or capabilities away: writes must then be seen."""
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode) or mode & (stat.S_ISUID | stat.S_ISGID):
         return True

@@ -8,8 +8,8 @@
                               <------------   serving
 
 Both speak JSON lines over a socket pair; descriptors travel with the line that names them. When the worker ends
-because the mount was taken away, so does the supervisor. When the worker dies otherwise, the supervisor leaves the mount
-where it is: applications get an error, not an empty directory.
+because the mount was taken away, so does the supervisor. When the worker dies otherwise, the supervisor leaves the
+mount where it is: applications get an error, not an empty directory.
 """
 
 import contextlib
