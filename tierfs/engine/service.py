@@ -121,9 +121,12 @@ class Operator:
             "supervisor_pid": facts.supervisor_pid,
         }
 
+    async def _cached_total(self) -> int:
+        return await trio.to_thread.run_sync(self._engine.cache.volume)
+
     async def _cache(self) -> dict[str, int]:
         cache = self._engine.cache
-        volume = await trio.to_thread.run_sync(cache.volume)
+        volume = await self._cached_total()
         limit = int(self._engine.settings.cache_size)
         return {"bytes": volume, "limit_bytes": limit, "hits": cache.counters.hits, "misses": cache.counters.misses}
 
@@ -301,7 +304,9 @@ class Operator:
         """Drop the chunks of these files from the cache, or all of them."""
         hydrator = self._engine.hydrator
         if paths is None:
-            return [Outcome(b"", "done", bytes=await hydrator.evict(None))]
+            before = await self._cached_total()
+            await hydrator.evict(None)
+            return [Outcome(b"", "done", bytes=max(0, before - await self._cached_total()))]
         outcomes = []
         for path in paths:
             found = self._engine.tree.find_or_none(path)
@@ -311,7 +316,9 @@ class Operator:
             elif record is None or record.object is None:
                 outcomes.append(Outcome(path, "unchanged", "it has no object, so nothing of it is cached"))
             else:
-                outcomes.append(Outcome(path, "done", bytes=await hydrator.evict(record.object)))
+                cached = await hydrator.cached_bytes(record.object)
+                await hydrator.evict(record.object)
+                outcomes.append(Outcome(path, "done", bytes=cached))
         return outcomes
 
     async def plan(self) -> Sequence[PlannedAction]:
