@@ -203,7 +203,10 @@ class Operator:
     # -- moving --------------------------------------------------------------------------------------------------
 
     async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
-        """Archive, release or restore: a total first, then an outcome for each file as it is done."""
+        """Archive, release or restore: a total first, then an outcome for each file as it is done.
+
+        A file that the rules keep where it is has failed when it was named, and is unchanged when -r came across it.
+        """
         files: list[tuple[bytes, Found]] = []
         refused: list[Outcome] = []
         for path in paths:
@@ -212,7 +215,12 @@ class Operator:
         for outcome in refused:
             yield outcome
         send, receive = trio.open_memory_channel[Outcome](_FILES_AT_ONCE)
-        work = {"archive": self._archive, "release": self._release, "restore": self._restore}[verb]
+        moving = {"archive": self._archive, "release": self._release, "restore": self._restore}[verb]
+        named = frozenset(paths)
+
+        async def work(path: bytes) -> Outcome:
+            return await self._outcome(path, moving, path in named)
+
         async with trio.open_nursery() as nursery, receive:
             nursery.start_soon(self._move_all, files, work, send)
             async for outcome in receive:
@@ -233,22 +241,24 @@ class Operator:
     async def _move_all(
         self,
         files: list[tuple[bytes, Found]],
-        work: Callable[[bytes], Awaitable[int]],
+        work: Callable[[bytes], Awaitable[Outcome]],
         send: "trio.MemorySendChannel[Outcome]",
     ) -> None:
         limit = trio.CapacityLimiter(self._engine.settings.archive_concurrency)
 
         async def one(path: bytes, size: int) -> None:
             async with limit:
-                await send.send(await self._outcome(path, work))
+                await send.send(await work(path))
 
         async with send, trio.open_nursery() as nursery:
             for path, found in files:
                 nursery.start_soon(one, path, found.st.st_size)
 
-    async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]]) -> Outcome:
+    async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
         try:
             moved = await work(path)
+        except NotEligible as reason:
+            return Outcome(path, "failed" if is_named else "unchanged", str(reason))
         except (TierfsError, OSError) as error:
             return Outcome(path, "failed", str(error) if isinstance(error, TierfsError) else str(error.strerror))
         return Outcome(path, "done", bytes=moved) if moved else Outcome(path, "unchanged")
