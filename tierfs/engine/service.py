@@ -246,13 +246,13 @@ class Operator:
     ) -> None:
         limit = trio.CapacityLimiter(self._engine.settings.archive_concurrency)
 
-        async def one(path: bytes, size: int) -> None:
+        async def one(path: bytes) -> None:
             async with limit:
                 await send.send(await work(path))
 
         async with send, trio.open_nursery() as nursery:
-            for path, found in files:
-                nursery.start_soon(one, path, found.st.st_size)
+            for path, _ in files:
+                nursery.start_soon(one, path)
 
     async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
         try:
