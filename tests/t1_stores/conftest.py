@@ -108,9 +108,9 @@ def s3_backend(name: str) -> Iterator[Backend]:
         started.__exit__(None, None, None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def store(backend: Backend) -> Iterator[ColdStore]:
-    """A store of this backend, not probed: right from the first request on."""
+    """A store of this backend that was never probed: it must be right from the first request on."""
     opened = backend.open()
     yield opened
     opened.close()

@@ -83,11 +83,11 @@ class S3Settings:
 class S3Wire:
     """One bucket by boto3: counts requests as they leave, and turns everything that can go wrong into StoreErrors."""
 
-    def __init__(self, settings: S3Settings, counters: StoreCounters) -> None:
+    def __init__(self, settings: S3Settings, session: boto3.Session, counters: StoreCounters) -> None:
         self._settings = settings
         self._counters = counters
         self._lock = threading.Lock()
-        self._client = _connect(settings)
+        self._client = _connect(settings, session)
         self._client.meta.events.register("before-send.s3", self._count_request)
 
     def call(self, operation: str, key: str = "", **arguments: Any) -> dict[str, Any]:
@@ -159,7 +159,9 @@ class S3Store:
     def __init__(self, settings: S3Settings) -> None:
         self.counters = StoreCounters()
         self._settings = settings
-        self._wire = S3Wire(settings, self.counters)
+        # A session keeps S3's model, which costs a quarter of a second to read.
+        self._session = _session(settings)
+        self._wire = S3Wire(settings, self._session, self.counters)
         self._abilities = Abilities(crc32=settings.checksum == "auto")
         self._extra = {"StorageClass": settings.storage_class} if settings.storage_class else {}
 
@@ -284,7 +286,8 @@ class S3Store:
     def probe(self) -> tuple[str, ...]:
         """The self-test: learns what the store can do, and says in sentences what it cannot; see ColdStore."""
         # Few retries: somebody waits for the mount.
-        wire = S3Wire(replace(self._settings, max_retries=min(1, self._settings.max_retries)), self.counters)
+        hasty = replace(self._settings, max_retries=min(1, self._settings.max_retries))
+        wire = S3Wire(hasty, self._session, self.counters)
         try:
             found = s3_probe.probe(wire, self._settings.prefix, self._abilities, self._settings.read_only)
         finally:
@@ -320,7 +323,15 @@ def _ns(when: datetime) -> int:
     return int(when.replace(microsecond=0).timestamp()) * 1_000_000_000 + when.microsecond * 1000
 
 
-def _connect(settings: S3Settings) -> "S3Client":
+def _session(settings: S3Settings) -> boto3.Session:
+    """A session of our own: boto3's default one belongs to whoever made it. ConfigError."""
+    try:
+        return boto3.Session(region_name=settings.region)
+    except boto.BotoCoreError as error:
+        raise ConfigError(f"cannot use {settings.place}: {error}") from error
+
+
+def _connect(settings: S3Settings, session: boto3.Session) -> "S3Client":
     """A client; nothing is sent yet. ConfigError."""
     if settings.endpoint_url and urlsplit(settings.endpoint_url).username is not None:
         # Not repeated in the message, and never in a later one.
@@ -338,9 +349,7 @@ def _connect(settings: S3Settings) -> "S3Client":
         user_agent_extra="tierfs",
     )
     try:
-        return boto3.Session(region_name=settings.region).client(
-            "s3", endpoint_url=settings.endpoint_url, config=config
-        )
+        return session.client("s3", endpoint_url=settings.endpoint_url, config=config)
     except (boto.BotoCoreError, ValueError) as error:
         raise ConfigError(f"cannot use {settings.place}: {error}") from error
 
