@@ -227,7 +227,8 @@ class Tier:
         attributes = self.hot.attributes(path, st)
         cold = _changed(record, Event.RELEASED, attributes=attributes)
         self.catalog.put(cold)
-        self.hot.unlink(path)
+        with self.hot.keeping_directory_times(path):
+            self.hot.unlink(path)
         self.numbers.freed(st)
         return cold
 
@@ -251,7 +252,8 @@ class Tier:
         record = self.catalog.get_by_ino(ino)
         if record is None or record.residency is not Residency.RESTORING or record.object != stored:
             raise NotEligible("removed or replaced while it was being restored")
-        self.hot.link_temporary(fd, record.path)
+        with self.hot.keeping_directory_times(record.path):
+            self.hot.link_temporary(fd, record.path)
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
         mirrored = _changed(record, Event.RESTORED, identity=identity_of(st))

@@ -183,6 +183,18 @@ class HotTier:
             st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, xattrs
         )
 
+    @contextmanager
+    def keeping_directory_times(self, path: bytes) -> Iterator[None]:
+        """Keep the times of the directory of `path`: that the bytes of a file move is no change of its directory."""
+        fd, _ = self.at(path)
+        directory = os.dup(fd)
+        try:
+            before = os.fstat(directory)
+            yield
+            os.utime(by_fd(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
+        finally:
+            os.close(directory)
+
     # -- names ---------------------------------------------------------------------------------------------------
 
     def mkdir(self, path: bytes, mode: int) -> None:
