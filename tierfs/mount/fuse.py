@@ -1,5 +1,6 @@
 """The FUSE adapter: translate the arguments, one call, translate the result. The only module that knows pyfuse3."""
 
+# ruff: isort: skip_file  (the tap must be loaded before pyfuse3 brings libfuse in)
 import errno
 import functools
 import logging
@@ -8,15 +9,15 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
-# isort: split  (the tap must be there before pyfuse3 brings libfuse in)
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
-from tierfs.core.errors import TierfsError
+from tierfs.core.errors import MountError, TierfsError
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
 from tierfs.mount import tap
 from tierfs.mount.filesystem import Changes, Filesystem
+from tierfs.mount.requests import Requests
 
 log = logging.getLogger(__name__)
 
@@ -219,6 +220,9 @@ def start(adapter: Adapter, fuse_fd: int, passthrough: bool, cache_directories: 
     """Begin a session on an open /dev/fuse that somebody else has mounted: the mount's options are theirs."""
     tap.configure(passthrough, cache_directories)
     pyfuse3.init(adapter, f"/dev/fd/{fuse_fd}", set())
+    if not tap.is_in_place():
+        raise MountError("the native module is not between pyfuse3 and libfuse: reinstall tierfs")
+    pyfuse3._wait_fuse_readable = Requests(fuse_fd).wait  # type: ignore[attr-defined]
 
 
 async def serve() -> None:

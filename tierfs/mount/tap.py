@@ -84,6 +84,16 @@ def has_passthrough() -> bool:
     return bool(_native.granted() & _PASSTHROUGH)
 
 
+def is_in_place() -> bool:
+    """Whether the session that was made goes through the tap."""
+    return _native.in_place()
+
+
+def is_readable(fd: int, patience_us: int) -> bool:
+    """Whether a request is there, or comes within so many microseconds."""
+    return _native.is_readable(fd, patience_us)
+
+
 def counts() -> dict[str, int]:
     """Requests that reached this process, by name."""
     named: dict[str, int] = {}

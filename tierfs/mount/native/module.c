@@ -10,11 +10,14 @@
 
 #include <dlfcn.h>
 #include <fuse_lowlevel.h>
+#include <poll.h>
+#include <sched.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "tap.h"
 
-static bool is_enabled;
+static bool is_enabled, is_in_place;
 
 __attribute__((visibility("default"))) int fuse_session_mount(struct fuse_session *session, const char *mountpoint) {
     static const struct fuse_custom_io io = {.read = tap_read, .writev = tap_writev};
@@ -26,7 +29,9 @@ __attribute__((visibility("default"))) int fuse_session_mount(struct fuse_sessio
     }
     int status = mount(session, mountpoint);
     if (status || !is_enabled) return status;
-    return fuse_session_custom_io(session, &io, fuse_session_fd(session));
+    status = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+    is_in_place = status == 0;
+    return status;
 }
 
 static PyObject *configure(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -80,6 +85,37 @@ static PyObject *counts(PyObject *self, PyObject *unused) {
     return found;
 }
 
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static PyObject *is_readable(PyObject *self, PyObject *args) {
+    (void)self;
+    int fd, found;
+    unsigned int patience_us;
+    if (!PyArg_ParseTuple(args, "iI", &fd, &patience_us)) return NULL;
+    struct pollfd wanted = {.fd = fd, .events = POLLIN};
+    found = poll(&wanted, 1, 0);
+    if (!found && patience_us) {
+        Py_BEGIN_ALLOW_THREADS;
+        int64_t deadline = now_ns() + patience_us * INT64_C(1000);
+        do {
+            sched_yield();
+            found = poll(&wanted, 1, 0);
+        } while (!found && now_ns() < deadline);
+        Py_END_ALLOW_THREADS;
+    }
+    return PyBool_FromLong(found != 0);
+}
+
+static PyObject *in_place(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyBool_FromLong(is_in_place);
+}
+
 static PyObject *granted(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
@@ -93,6 +129,9 @@ static PyMethodDef methods[] = {
      "attach(handle, fd, size): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold file."},
     {"detach", detach, METH_O, "detach(handle): the file handle is closed."},
     {"counts", counts, METH_NOARGS, "Requests read so far, by opcode."},
+    {"is_readable", is_readable, METH_VARARGS,
+     "is_readable(fd, patience): whether a request is there, or comes within so many microseconds."},
+    {"in_place", in_place, METH_NOARGS, "Whether the tap stands between the session and /dev/fuse."},
     {"granted", granted, METH_NOARGS, "The INIT flags that were asked for, of those that the kernel offered."},
     {NULL, NULL, 0, NULL},
 };
