@@ -89,6 +89,7 @@ class S3Wire:
         self._lock = threading.Lock()
         self._client = _connect(settings, session)
         self._client.meta.events.register("before-send.s3", self._count_request)
+        self._client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
 
     def call(self, operation: str, key: str = "", **arguments: Any) -> dict[str, Any]:
         """One request about the bucket, or about the object `key`; copies come from the same bucket. StoreError."""
@@ -321,6 +322,11 @@ def _info(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
 
 def _ns(when: datetime) -> int:
     return int(when.replace(microsecond=0).timestamp()) * 1_000_000_000 + when.microsecond * 1000
+
+
+def _follow_no_redirect(context: dict[str, Any], **_: Any) -> None:
+    """boto3 answers a redirect with HeadBucket, to learn the region: when that redirects too, it recurses."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _session(settings: S3Settings) -> boto3.Session:

@@ -172,6 +172,9 @@ _ADVICE: dict[str, str] = {
     "PermanentRedirect": "the bucket is in another region: set region",
     "AuthorizationHeaderMalformed": "the bucket is in another region: set region",
     "IllegalLocationConstraintException": "the bucket is in another region: set region",
+    **dict.fromkeys(
+        ("301", "302", "307", "308"), "the address leads elsewhere: check endpoint_url (https?) and region"
+    ),
     "InvalidObjectState": "the object is in an archive class: thaw it first",
     "SlowDown": "the store asks for fewer requests: it is tried again later",
 }
