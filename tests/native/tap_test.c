@@ -1,0 +1,171 @@
+/* Drives the tap as libfuse and the kernel do, over a socket pair, with good, cut and random messages.
+ * Built and run by tests/t1_stores/test_native.py under AddressSanitizer, UndefinedBehaviorSanitizer and valgrind. */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tap.h"
+
+#undef NDEBUG
+#define HEADER 40
+#define BUFFER 4096
+
+static int kernel, daemon_side;
+static _Alignas(8) char request[BUFFER], reply[BUFFER];
+
+static void put32(char *at, uint32_t value) { memcpy(at, &value, 4); }
+static void put64(char *at, uint64_t value) { memcpy(at, &value, 8); }
+static uint32_t get32(const char *at) { uint32_t v; memcpy(&v, at, 4); return v; }
+static uint64_t get64(const char *at) { uint64_t v; memcpy(&v, at, 8); return v; }
+
+/* The kernel sends a request with `argument`; what tap_read returns. */
+static ssize_t ask(uint32_t opcode, uint64_t unique, const void *argument, size_t length) {
+    char message[BUFFER] = {0};
+    put32(message, (uint32_t)(HEADER + length));
+    put32(message + 4, opcode);
+    put64(message + 8, unique);
+    if (length) memcpy(message + HEADER, argument, length);
+    assert(send(kernel, message, HEADER + length, 0) == (ssize_t)(HEADER + length));
+    return tap_read(daemon_side, request, sizeof request, NULL);
+}
+
+/* libfuse answers with `payload`; the kernel receives into `reply`. */
+static ssize_t answer(uint64_t unique, int error, void *payload, size_t length) {
+    char header[16] = {0};
+    put32(header, (uint32_t)(16 + length));
+    put32(header + 4, (uint32_t)error);
+    put64(header + 8, unique);
+    struct iovec iov[2] = {{header, sizeof header}, {payload, length}};
+    assert(tap_writev(daemon_side, iov, length ? 2 : 1, NULL) == (ssize_t)(16 + length));
+    return recv(kernel, reply, sizeof reply, 0);
+}
+
+static void negotiate(uint32_t flags, uint32_t flags2, bool passthrough) {
+    char in[64] = {0}, out[64] = {0};
+    tap_configure(&(struct tap_limits){passthrough, true, 1024, 1 << 20});
+    put32(in, 7), put32(in + 4, 41), put32(in + 8, 131072), put32(in + 12, flags), put32(in + 16, flags2);
+    assert(ask(26, 2, in, sizeof in) == HEADER + 64);
+    put32(out, 7), put32(out + 4, 38), put32(out + 8, 131072), put32(out + 12, flags & 0xff);
+    assert(answer(2, 0, out, sizeof out) == 80);
+}
+
+static void test_init(void) {
+    negotiate(1u << 30 | 1u << 28 | 1, 1u << 5, true);
+    assert(get32(reply + 16 + 12) == (1u << 30 | 1u << 28 | 1));
+    assert(get32(reply + 16 + 32) == 1u << 5 && get32(reply + 16 + 36) == 1);
+    assert(get32(reply + 16 + 16) == (1024u | 768u << 16) && get32(reply + 16 + 8) == 1 << 20);
+    assert(tap_granted() >> 37 & 1);
+    tap_reset();
+    negotiate(1, 1u << 5, true); /* without INIT_EXT flags2 means nothing */
+    assert(get32(reply + 16 + 12) == 1 && get32(reply + 16 + 32) == 0 && !(tap_granted() >> 37 & 1));
+    tap_reset();
+    negotiate(1u << 30 | 1u << 28, 1u << 5, false);
+    assert(get32(reply + 16 + 32) == 0 && get32(reply + 16 + 36) == 0);
+    tap_reset();
+    char cut[8] = {0}, out[24] = {0};
+    assert(ask(26, 4, cut, sizeof cut) == HEADER + 8 && answer(4, 0, out, sizeof out) == 40);
+    tap_reset();
+}
+
+static void test_open(void) {
+    negotiate(1u << 30, 1u << 5, true);
+    char in[8] = {0}, out[16] = {0}, entry[144] = {0};
+    ask(14, 6, in, sizeof in);
+    put64(out, (uint64_t)7 << 32 | 3), put32(out + 8, 1 << 1);
+    answer(6, 0, out, sizeof out);
+    assert(get64(reply + 16) == ((uint64_t)7 << 32 | 3) && get32(reply + 24) == 1 << 7 && get32(reply + 28) == 7);
+    ask(14, 8, in, sizeof in);
+    memset(out, 0, sizeof out), put64(out, 3), put32(out + 8, 1 << 1); /* no backing id: as it was */
+    answer(8, 0, out, sizeof out);
+    assert(get32(reply + 24) == 1 << 1 && get32(reply + 28) == 0);
+    ask(35, 10, in, sizeof in);
+    put64(entry + 128, (uint64_t)9 << 32 | 4);
+    answer(10, 0, entry, sizeof entry);
+    assert(get32(reply + 16 + 136) == 1 << 7 && get32(reply + 16 + 140) == 9);
+    ask(27, 12, in, sizeof in);
+    memset(out, 0, sizeof out);
+    answer(12, 0, out, sizeof out);
+    assert(get32(reply + 24) == (1u << 3 | 1u << 1));
+    ask(14, 14, in, sizeof in), answer(14, -ENOENT, NULL, 0);
+    ask(14, 16, in, sizeof in);
+    char tiny[4] = {0};
+    assert(answer(16, 0, tiny, sizeof tiny) == 20);
+    for (uint64_t unique = 100; unique < 900; unique += 2) ask(14, unique, in, sizeof in);
+    for (uint64_t unique = 898; unique >= 100; unique -= 2) {
+        put64(out, (uint64_t)5 << 32 | 1), put32(out + 8, 0), put32(out + 12, 0);
+        answer(unique, 0, out, sizeof out);
+        assert(get32(reply + 28) == 5);
+    }
+    tap_reset();
+}
+
+static void test_answers(void) {
+    char path[] = "/tmp/tap-XXXXXX";
+    int fd = mkstemp(path);
+    assert(fd >= 0 && !unlink(path) && !ftruncate(fd, 1 << 16));
+    assert(tap_attach(3, fd, 0) && tap_attach(500, -1, 100));
+    char in[56] = {0};
+    put64(in, (uint64_t)77 << 32 | 3), put64(in + 8, 1 << 16), put64(in + 16, 4096); /* fallocate */
+    assert(ask(43, 2, in, 32) == -1 && errno == EINTR);
+    assert(recv(kernel, reply, sizeof reply, 0) == 16 && get32(reply + 4) == 0 && lseek(fd, 0, SEEK_END) == 69632);
+    memset(in, 0, sizeof in), put64(in, 500), put64(in + 8, 40), put32(in + 16, SEEK_HOLE); /* a cold file */
+    assert(ask(46, 4, in, 24) == -1);
+    assert(recv(kernel, reply, sizeof reply, 0) == 24 && get64(reply + 16) == 100);
+    put64(in + 8, 100);
+    assert(ask(46, 6, in, 24) == -1);
+    assert(recv(kernel, reply, sizeof reply, 0) == 16 && (int32_t)get32(reply + 4) == -ENXIO);
+    memset(in, 0, sizeof in), put64(in, 3), put64(in + 24, 500), put64(in + 40, 10); /* hot to cold: not here */
+    assert(ask(47, 8, in, 56) == -1);
+    assert(recv(kernel, reply, sizeof reply, 0) == 16 && (int32_t)get32(reply + 4) == -EOPNOTSUPP);
+    put64(in + 24, 3), put64(in + 32, 1 << 15);
+    assert(ask(53, 10, in, 56) == -1);
+    assert(recv(kernel, reply, sizeof reply, 0) == 24 && get64(reply + 16) == 10);
+    static const uint32_t answered[] = {43, 46, 47, 53, 39};
+    for (size_t i = 0; i < 5; i++) /* cut short, and on a handle that does not exist */
+        for (size_t length = 0; length < 56; length += 8) {
+            memset(in, 0xff, sizeof in);
+            assert(ask(answered[i], 12, in, length) == -1);
+            assert(recv(kernel, reply, sizeof reply, 0) == 16 && (int32_t)get32(reply + 4) < 0);
+        }
+    tap_detach(3), tap_detach(3), tap_detach(4000000000u);
+    close(fd);
+    tap_reset();
+}
+
+static void test_noise(unsigned seed) {
+    srand(seed);
+    negotiate(1u << 30, 1u << 5, true);
+    for (int round = 0; round < 20000; round++) {
+        char message[256], payload[200];
+        size_t length = (size_t)rand() % sizeof message, answered = (size_t)rand() % sizeof payload;
+        for (size_t i = 0; i < sizeof message; i++) message[i] = (char)rand();
+        for (size_t i = 0; i < sizeof payload; i++) payload[i] = (char)rand();
+        if (length >= 8 && rand() % 4) put32(message, (uint32_t)length);
+        if (length >= 8 && rand() % 4) put32(message + 4, (uint32_t)rand() % 60);
+        if (send(kernel, message, length, 0) < 0) continue;
+        ssize_t n = tap_read(daemon_side, request, sizeof request, NULL);
+        assert(n == (ssize_t)length || (n == -1 && errno == EINTR));
+        while (recv(kernel, reply, sizeof reply, MSG_DONTWAIT) > 0) {}
+        if (n >= HEADER) answer(get64(request + 8), rand() % 3 ? 0 : -EIO, payload, answered);
+    }
+    tap_reset();
+}
+
+int main(void) {
+    int pair[2];
+    assert(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+    kernel = pair[0], daemon_side = pair[1];
+    test_init();
+    test_open();
+    test_answers();
+    test_noise(1);
+    close(kernel), close(daemon_side);
+    puts("ok");
+    return 0;
+}
