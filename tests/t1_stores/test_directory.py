@@ -141,7 +141,12 @@ def test_symbolic_links_lead_nowhere(store: DirectoryStore, tmp_path: Path) -> N
     (outside / "secret").write_bytes(b"secret")
     (tmp_path / "link").symlink_to(outside)
     (tmp_path / "file").symlink_to(outside / "secret")
-    for use in (lambda: store.head("link/secret"), lambda: store.head("file"), lambda: put(store, "link/new", b"")):
+    uses: list[Callable[[], object]] = [
+        lambda: store.head("link/secret"),
+        lambda: store.head("file"),
+        lambda: put(store, "link/new", b""),
+    ]
+    for use in uses:
         with pytest.raises((ObjectMissing, StoreRefused)):
             use()
     store.delete("link/secret")
