@@ -1,6 +1,5 @@
 """The FUSE adapter: translate the arguments, one call, translate the result. The only module that knows pyfuse3."""
 
-# ruff: isort: skip_file  (the tap must be loaded before pyfuse3 brings libfuse in)
 import errno
 import functools
 import logging
@@ -9,13 +8,13 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
+from tierfs.mount import tap  # first of all: it must be loaded before pyfuse3 brings libfuse in
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from tierfs.core.errors import MountError, TierfsError
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
-from tierfs.mount import tap
 from tierfs.mount.filesystem import Changes, Filesystem
 from tierfs.mount.requests import Requests
 
