@@ -1,7 +1,6 @@
 """The cold stores that the contract is held against: real servers, started once, each with a bucket of its own."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import require
 from tests.fakes import FaultyStore, HeldStore, MemoryStore
-from tests.servers import ACCESS_KEY, SECRET_KEY, Quirk, S3Server, ServerMissing, moto, radosgw, rclone
+from tests.servers import Quirk, S3Server, ServerMissing, moto, radosgw, rclone
 from tierfs.stores.cold import ColdStore
 from tierfs.stores.directory import DirectoryStore
 from tierfs.stores.s3 import S3Settings, S3Store
@@ -42,28 +42,6 @@ _SERVERS: dict[str, Callable[[], AbstractContextManager[S3Server]]] = {
 }
 
 
-def missing_prerequisite(reason: str) -> None:
-    """Skip, or fail where everything has to be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"missing prerequisite: {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _credentials() -> Iterator[None]:
-    """One pair for all servers, and nothing else that boto3 could find on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_CONFIG_FILE", os.devnull)
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        patch.delenv("AWS_PROFILE", raising=False)
-        patch.delenv("AWS_SESSION_TOKEN", raising=False)
-        yield
-
-
 @pytest.fixture(scope="session", params=["memory", "wrapped", "directory", "moto", "rclone", "radosgw"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """Each implementation in turn."""
@@ -93,7 +71,7 @@ def s3_backend(name: str) -> Iterator[Backend]:
         started = _SERVERS[name]()
         server = started.__enter__()
     except ServerMissing as error:
-        missing_prerequisite(str(error))
+        require(False, str(error))
         raise
     try:
         server.create_bucket(BUCKET)
