@@ -36,8 +36,14 @@ class HotFile:
     readers: int = 0
     writers: int = 0
     pinned: bool = False
+    restored_ns: int = 0
     retry_at_ns: int = 0
     failure: str = ""
+
+    @property
+    def fresh_ns(self) -> int:
+        """When the file last gave a reason to keep it hot: it was written to, or brought back."""
+        return max(self.mtime_ns, self.restored_ns)
 
     @property
     def settled_ns(self) -> int:
@@ -130,8 +136,8 @@ def plan(files: Iterable[HotFile], fill: Fill, settings: Settings, now_ns: int) 
         if file.residency is Residency.HOT and why_not_archived(file, settings, now_ns) is None:
             archives.append(Action(Verb.ARCHIVE, file.path, file.size, f"unchanged for {_age(now_ns - file.mtime_ns)}"))
         elif why_not_released(file, settings, now_ns) is None:
-            releases.append(Action(Verb.RELEASE, file.path, file.size, f"unchanged for {_age(now_ns - file.mtime_ns)}"))
-        elif file.residency is Residency.MIRRORED and why_kept(file) is None:
+            releases.append(Action(Verb.RELEASE, file.path, file.size, f"unchanged for {_age(now_ns - file.fresh_ns)}"))
+        elif file.residency is Residency.MIRRORED and (why_kept(file) or _why_not_again(file, now_ns)) is None:
             spare.append(file)
     return archives + releases + _plan_watermark(spare, sum(action.size for action in releases), fill, settings)
 
@@ -169,6 +175,10 @@ def _why_not_yet(file: HotFile, settings: Settings, now_ns: int) -> str | None:
     left = max(file.mtime_ns + settings.warm_after, file.ctime_ns + min(settings.settle, settings.warm_after)) - now_ns
     if left > 0:
         return f"changed too recently; eligible in {_age(left)}"
+    return _why_not_again(file, now_ns)
+
+
+def _why_not_again(file: HotFile, now_ns: int) -> str | None:
     if file.retry_at_ns > now_ns:
         return f"failed ({file.failure}); next try in {_age(file.retry_at_ns - now_ns)}"
     return None

@@ -1,8 +1,8 @@
 """Archive and release: the way down.
 
 An archive reads the file twice: once for its checksums (the metadata of an object is sent before its body), once to
-send it, and the second reading must give the checksums of the first. What the bucket then says of the object is compared
-in stores; tier compares the identity of the file before it believes the result.
+send it, and the second reading must give the checksums of the first. What the bucket then says of the object is
+compared in stores; tier compares the identity of the file before it believes the result.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import threading
+import time
 import zlib
 from base64 import b64encode
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from tierfs.stores.cold import ColdStore
 
 FORMAT = "1"
 _BLOCK = 1 << 20
+_CLOCK_REALTIME_COARSE = 5  # linux/time.h: the clock that timestamps of files are taken from
+_CLOCK_STEP_NS = 10_000_000  # the longest tick of a kernel (HZ=100): timestamps of files are as fine as that
+_LOOKS = 200  # clock steps to wait for a file that changes all the time
 _LONGEST_METADATA = 1800  # bytes; S3 allows 2 KiB for all keys and values together
 
 
@@ -93,7 +97,7 @@ def digest_of(fd: Fd, size: int, chunk_size: int, stop: threading.Event | None =
 
 
 def metadata_of(attributes: Attributes, digest: Digest) -> dict[str, str]:
-    """The user metadata of an object: enough to give the file back without a catalog. Extended attributes where they fit."""
+    """The user metadata of an object: enough to give the file back without a catalog; xattrs only where they fit."""
     metadata = {
         "tierfs-format": FORMAT,
         "tierfs-mode": f"{stat.S_IMODE(attributes.mode):o}",
@@ -124,17 +128,21 @@ class Archiver:
 
     async def archive(self, path: bytes) -> Record:
         """Copy a HOT file up and verify it: it is MIRRORED then. NotEligible, OSError, StoreError."""
-        await self._sweeper.clear(key_of(self._tier.prefix, path))
-        record = self._tier.archive_started(path)
-        self.active[path] = record.attributes.size
-        try:
-            stored = await self._upload(record)
-            return self._tier.archived(record.ino, stored)
-        except BaseException:
-            self._tier.archive_aborted(record.ino)
-            raise
-        finally:
-            self.active.pop(path, None)
+        if path in self.active:
+            raise NotEligible("being archived")
+        key = key_of(self._tier.prefix, path)
+        async with self._sweeper.using(key):
+            await self._sweeper.clear(key)
+            await self._wait_until_changes_show(path)
+            record = self._tier.archive_started(path)
+            self.active[path] = record.attributes.size
+            try:
+                return self._tier.archived(record, await self._upload(record, key))
+            except BaseException:
+                self._tier.archive_aborted(record)
+                raise
+            finally:
+                self.active.pop(path, None)
 
     async def release(self, path: bytes) -> Record:
         """Drop the hot bytes of a MIRRORED file after a last look at its object. NotEligible, OSError, StoreError."""
@@ -145,36 +153,43 @@ class Archiver:
         try:
             info = await trio.to_thread.run_sync(self._store.head, stored.key, limiter=self._threads)
         except ObjectMissing:
-            self._tier.written(path)
+            self._tier.missing(stored)
             raise
         if (info.etag, info.size) != (stored.etag, stored.size):
-            self._tier.written(path)
+            self._tier.missing(stored)
             raise ObjectChanged(f"{stored.key} was overwritten behind tierfs; the file stays hot and is archived again")
         await trio.to_thread.run_sync(self._tier.catalog.sync)
-        return self._tier.release(path)
+        return self._tier.release(path, record)
 
-    async def _upload(self, record: Record) -> ObjectRef:
+    async def _wait_until_changes_show(self, path: bytes) -> None:
+        """Wait until another write would give the file another ctime: the kernel's clock for them goes in steps."""
+        for _ in range(_LOOKS):
+            behind_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) - self._tier.hot.lstat(path).st_ctime_ns
+            if not 0 <= behind_ns < _CLOCK_STEP_NS:
+                return
+            await trio.to_thread.run_sync(time.sleep, _CLOCK_STEP_NS / 1e9)  # the kernel's time, whatever trio's is
+        raise NotEligible("it is being changed")
+
+    async def _upload(self, record: Record, key: str) -> ObjectRef:
         fd = self._tier.hot.open(record.path, os.O_RDONLY)
-        try:
-            return await self._upload_descriptor(record, fd)
-        finally:
-            self._tier.on_cancel(record.ino, None)
-            os.close(fd)
-
-    async def _upload_descriptor(self, record: Record, fd: Fd) -> ObjectRef:
-        key = key_of(self._tier.prefix, record.path)
         stop = threading.Event()
         self._tier.on_cancel(record.ino, stop.set)
 
         def transfer() -> ObjectRef:
+            # Both tiers keep what a power cut must not take: that there may be an object, and the bytes it will have.
+            self._tier.catalog.sync()
+            os.fsync(fd)
             digest = digest_of(fd, record.attributes.size, self._chunk_size, stop)
             upload = Upload(fd, digest, self._chunk_size)
             upload.stop = stop
             info = self._store.put(key, upload, metadata_of(record.attributes, digest), upload.progress)
             return ObjectRef(key, info.etag, info.size, info.version_id, self._chunk_size, digest.sha256, digest.crcs)
 
-        with self._sweeper.using(key):
+        try:
             return await trio.to_thread.run_sync(transfer, limiter=self._threads)
+        finally:
+            self._tier.on_cancel(record.ino, None)
+            os.close(fd)
 
 
 def _pread_exactly(fd: Fd, offset: int, size: int) -> bytes:

@@ -92,6 +92,7 @@ class Daemon:
         for index, (path, st) in enumerate(found):
             if index % _LOOKS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
+            self._tier.noticed(self._tier.catalog.get(path))
             files.append(self._tier.look(path, st))
         return files
 

@@ -31,6 +31,7 @@ class Numbers:
             (self._device, hot): ino for hot, ino in catalog.renumbered().items()
         }
         self._renumbered[self._device, root.st_ino] = ROOT
+        self._inodes = {ino: inode for inode, ino in self._renumbered.items()}
         self._next = max(_FIRST_OWN, catalog.highest_ino() + 1)
 
     def of(self, st: os.stat_result) -> Ino:
@@ -40,9 +41,10 @@ class Numbers:
         if known is not None:
             return known
         own = Ino(st.st_ino)
-        if st.st_dev == self._device and own != ROOT and not self._claims(own) and not self._is_taken(own):
+        if st.st_dev == self._device and own not in self._inodes and not self._claims(own) and not self._is_taken(own):
             return own
-        self._renumbered[key] = ino = self.new()
+        ino = self.new()
+        self._renumber(key, ino)
         return ino
 
     def new(self) -> Ino:
@@ -52,14 +54,21 @@ class Numbers:
 
     def bind(self, st: os.stat_result, ino: Ino) -> None:
         """A file that had a number before is now at this inode."""
-        if ino == st.st_ino and st.st_dev == self._device:
-            self._renumbered.pop((st.st_dev, st.st_ino), None)
-        else:
-            self._renumbered[st.st_dev, st.st_ino] = ino
+        self.freed(st)
+        if ino != st.st_ino or st.st_dev != self._device:
+            self._renumber((st.st_dev, st.st_ino), ino)
 
     def freed(self, st: os.stat_result) -> None:
         """The inode is gone from the hot directory; whoever gets it next is another file."""
-        self._renumbered.pop((st.st_dev, st.st_ino), None)
+        ino = self._renumbered.pop((st.st_dev, st.st_ino), None)
+        if ino is not None:
+            del self._inodes[ino]
+
+    def _renumber(self, key: tuple[int, int], ino: Ino) -> None:
+        before = self._inodes.pop(ino, None)
+        if before is not None:
+            del self._renumbered[before]
+        self._renumbered[key], self._inodes[ino] = ino, key
 
     def _is_taken(self, ino: Ino) -> bool:
         record = self._catalog.get_by_ino(ino)

@@ -4,6 +4,8 @@ recover() runs before the mount serves. It finishes or forgets what a crash inte
 bucket might lack. check() changes nothing: it says what disagrees, what that means and what to do.
 """
 
+import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 
@@ -15,7 +17,9 @@ from tierfs.core.reports import Finding
 from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
 from tierfs.engine.tier import Tier
 from tierfs.stores.cold import ColdStore, ObjectInfo
-from tierfs.stores.hot import identity_of
+from tierfs.stores.hot import identity_of, split
+
+log = logging.getLogger(__name__)
 
 
 def recover(tier: Tier) -> int:
@@ -25,7 +29,21 @@ def recover(tier: Tier) -> int:
     """
     finish_renames(tier)
     finish_removals(tier)
-    return sum(tier.recover(record) is not record.residency for record in list(tier.catalog.records()))
+    changed = 0
+    for record in list(tier.catalog.records()):
+        residency = tier.recover(record)
+        changed += residency is not record.residency
+        if residency in WITHOUT_HOT_BYTES:
+            show_directory(tier, record.path)
+    return changed
+
+
+def show_directory(tier: Tier, path: bytes) -> None:
+    """Make the directory of a cold file again, where it was removed behind the mount."""
+    try:
+        tier.hot.make_directories(split(path)[0])
+    except OSError as error:
+        log.warning("%s cannot be shown: %s", os.fsdecode(path), error.strerror)
 
 
 def finish_renames(tier: Tier) -> None:
@@ -59,7 +77,7 @@ def finish_removals(tier: Tier) -> None:
 
 
 async def check(tier: Tier, store: ColdStore, online: bool) -> AsyncIterator[Finding]:
-    """Everything in which catalog, hot directory and bucket disagree. `online`: the mount serves, transfers may be under way."""
+    """Everything in which catalog, hot directory and bucket disagree. `online`: bytes may be moving."""
     for problem in tier.catalog.check_integrity():
         yield Finding(
             "catalog-corrupt", b"", f"SQLite finds the catalog damaged: {problem}", "stop the mount and rebuild it"

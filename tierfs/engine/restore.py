@@ -77,7 +77,9 @@ class Restorer:
         try:
             await self._bring_back(record, restore)
         except (TierfsError, OSError) as error:
-            restore.error = error
+            now = self._tier.catalog.get_by_ino(record.ino)
+            if now is None or now.residency in WITHOUT_HOT_BYTES:  # else something replaced the file: it is hot
+                restore.error = error
         except BaseException:
             restore.error = NotEligible("tierfs is stopping")
             raise

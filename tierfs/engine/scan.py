@@ -67,7 +67,7 @@ class Scanner:
         catalog = self._tier.catalog
         known = catalog.get_by_key(info.key)
         if known and known.object and (known.object.etag, known.object.size) == (info.etag, info.size):
-            self._tier.found(known.path)
+            self._tier.found(known.path, known.object)
         return known is None and not catalog.is_buried(info.key)
 
     async def _show(self, info: ObjectInfo, scanned: Scanned) -> None:

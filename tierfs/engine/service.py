@@ -181,7 +181,7 @@ class Operator:
             mtime_ns=st.st_mtime_ns,
             key=key if is_kept else None,
             cached_bytes=cached,
-            pinned=tier.is_pinned(path),
+            pinned=tier.pins.cover(path),
             reason=reason,
             kind=_kind(st.st_mode),
         )
@@ -273,7 +273,7 @@ class Operator:
         return record.attributes.size
 
     async def _release(self, path: bytes) -> int:
-        if self._engine.tier.is_pinned(path):
+        if self._engine.tier.pins.cover(path):
             raise NotEligible("pinned")
         if self._engine.tier.cold_record(path):
             return 0
@@ -298,16 +298,16 @@ class Operator:
             elif path in self._engine.tier.pins:
                 yield Outcome(path, "unchanged", "pinned already")
             else:
-                self._engine.tier.pin(path)
+                self._engine.tier.pins.add(path)
                 yield Outcome(path, "done")
 
     async def unpin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
         """Take pins away."""
         for path in paths:
-            if self._engine.tier.unpin(path):
+            if self._engine.tier.pins.discard(path):
                 yield Outcome(path, "done")
             else:
-                above = "pinned by a directory above it or by a pattern" if self._engine.tier.is_pinned(path) else ""
+                above = "pinned by a directory above it or by a pattern" if self._engine.tier.pins.cover(path) else ""
                 yield Outcome(path, "unchanged", above or "not pinned")
 
     async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:

@@ -1,25 +1,40 @@
 """What the bucket still owes to the tree: objects to delete, objects to move to the key of their file's new name.
 
 Both are facts in the catalog and are carried out until the bucket has done them; it may be down meanwhile. An object is
-deleted only after the catalog that gave it up is durable, and never while a handle reads it or an archive writes it.
+deleted only after the catalog that gave it up is durable, and never while a handle reads it or an archive writes it. An
+object is moved by a copy, whose key is a tombstone until the commit that names it: a crash leaves nothing behind.
 """
 
 import logging
 import uuid
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from enum import Enum, auto
+from itertools import islice
 
 import trio
 
-from tierfs.core.errors import ObjectChanged, ObjectMissing, StoreError
+from tierfs.core.errors import ObjectMissing, StoreError, StoreUnavailable
 from tierfs.core.keys import RESERVED, key_of
-from tierfs.core.records import Record
+from tierfs.core.records import ObjectRef, Record
+from tierfs.core.residency import Residency
 from tierfs.engine.tier import Tier
 from tierfs.stores.cold import ColdStore, ObjectInfo
 
 log = logging.getLogger(__name__)
+
+_DELETES_AT_ONCE = 8
+_LOOKS_FOR_LOST = 100  # objects that are looked for in one sweep
+
+
+class _Place(Enum):
+    """The key that a misplaced object should have."""
+
+    REACHED = auto()  # it is there
+    FREE = auto()
+    AWAITED = auto()  # another misplaced object is there
+    BUSY = auto()  # not now
 
 
 class Sweeper:
@@ -32,87 +47,174 @@ class Sweeper:
         self._tier = tier
         self._catalog = tier.catalog
         self._store = store
-        self._used: Counter[str] = Counter()
-        self._lock = trio.Lock()  # one sweep at a time; archives wait for it only where they need the same key
-        self.failures = 0
+        self._used: dict[str, trio.Event] = {}
+        self._lock = trio.Lock()  # one sweep at a time
 
-    @contextmanager
-    def using(self, key: str) -> Iterator[None]:
-        """Keep the sweep away from a key while something else changes its object."""
-        self._used[key] += 1
+    @asynccontextmanager
+    async def using(self, key: str) -> AsyncIterator[None]:
+        """Have a key for oneself, for as long as its object is being changed."""
+        while key in self._used:
+            await self._used[key].wait()
+        self._used[key] = event = trio.Event()
         try:
             yield
         finally:
-            self._used[key] -= 1
+            del self._used[key]
+            event.set()
 
     async def clear(self, key: str) -> None:
-        """Wait until nothing is left to be deleted under a key that is about to be written. StoreError."""
-        if self._catalog.is_buried(key):
-            async with self._lock:
-                await self._delete([key])
+        """Delete what is still to be deleted under a key that the caller is using and about to write. StoreError."""
+        if self._catalog.is_buried(key) and not self._tier.open_files.objects[key]:
+            await trio.to_thread.run_sync(self._catalog.sync)
+            await self._delete(key)
 
     async def sweep(self) -> None:
-        """Delete what was given up and re-key what was renamed; what fails is left for the next sweep."""
+        """Do what can be done now; what fails is left for the next sweep. StoreError: the first failure."""
         async with self._lock:
-            await self._delete([tombstone.key for tombstone in self._catalog.tombstones()])
-            for record in self._catalog.misplaced():
-                await self._rekey(record)
+            failures = await self._delete_all()
+            failures += await self._move_all()
+            failures += await self._look_for_lost()
+        if failures:
+            raise failures[0]
 
-    async def _delete(self, keys: list[str]) -> None:
-        ready = [key for key in keys if self._may_delete(key)]
-        if not ready:
-            return
-        await trio.to_thread.run_sync(self._catalog.sync)
-        for key in ready:
-            if not self._catalog.is_buried(key) or not self._may_delete(key):
-                continue
-            with self.using(key):
-                await trio.to_thread.run_sync(self._store.delete, key)
-                self._catalog.exhume(key)
+    # -- deletions -----------------------------------------------------------------------------------------------
+
+    async def _delete_all(self) -> list[StoreError]:
+        keys = [tombstone.key for tombstone in self._catalog.tombstones()]
+        failures: list[StoreError] = []
+        limit = trio.CapacityLimiter(_DELETES_AT_ONCE)
+
+        async def one(key: str) -> None:
+            try:
+                async with self.using(key):
+                    if self._may_delete(key):
+                        await self._delete(key)
+            except StoreError as error:
+                failures.append(error)
+            finally:
+                limit.release_on_behalf_of(key)
+
+        if keys:
+            await trio.to_thread.run_sync(self._catalog.sync)
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                await limit.acquire_on_behalf_of(key)
+                if key not in self._used and not _is_down(failures):
+                    nursery.start_soon(one, key)
+                else:
+                    limit.release_on_behalf_of(key)
+        return failures
 
     def _may_delete(self, key: str) -> bool:
         """Not while it is in use. A key that a file of the tree has again is not to be deleted at all."""
         if self._catalog.get_by_key(key):
             self._catalog.exhume(key)
-            return False
-        return not self._used[key] and not self._tier.open_files.objects[key]
+        return self._catalog.is_buried(key) and not self._tier.open_files.objects[key]
 
-    async def _rekey(self, record: Record) -> None:
-        """Copy an object to the key of its file's name, commit, and give the old one up."""
-        stored = record.object
-        if stored is None or self._used[stored.key]:
-            return
+    async def _delete(self, key: str) -> None:
+        """Delete the object of a key that is used by the caller. It was buried before the last sync."""
+        await trio.to_thread.run_sync(self._store.delete, key)
+        self._catalog.exhume(key)
+
+    # -- renames -------------------------------------------------------------------------------------------------
+
+    async def _move_all(self) -> list[StoreError]:
+        """Move each misplaced object, in an order in which keys become free; a circle is broken by stepping aside."""
+        waiting = {record.path: record for record in self._catalog.misplaced()}
+        failures: list[StoreError] = []
+        turned_away = 0
+        while waiting and not _is_down(failures):
+            record = waiting.pop(next(iter(waiting)))
+            place, wanted = self._place_of(record, waiting)
+            if place is _Place.AWAITED and turned_away > len(waiting):
+                place, wanted = _Place.FREE, f"{self._tier.prefix}{RESERVED}/moving/{uuid.uuid4().hex}"
+            if place is _Place.REACHED:
+                self._catalog.put(replace(record, misplaced=False))
+            elif place is _Place.AWAITED:
+                waiting[record.path] = record
+                turned_away += 1
+            elif place is _Place.FREE:
+                turned_away = 0
+                try:
+                    moved = await self._move(record, wanted)
+                    if moved and moved.misplaced:
+                        waiting[moved.path] = moved
+                except StoreError as error:
+                    failures.append(error)
+        return failures
+
+    def _place_of(self, record: Record, waiting: Mapping[bytes, Record]) -> tuple[_Place, str]:
         wanted = key_of(self._tier.prefix, record.path)
+        stored = record.object
+        in_use = self._tier.open_files.objects
+        if stored is None or self._catalog.get(record.path) != record or in_use[stored.key] or stored.key in self._used:
+            return _Place.BUSY, wanted
         if wanted == stored.key:
-            self._catalog.put(replace(record, misplaced=False))
-            return
-        if self._catalog.is_buried(wanted):
-            return
+            return _Place.REACHED, wanted
         holder = self._catalog.get_by_key(wanted)
-        if holder:
-            if not holder.misplaced:
-                return
-            # Two files that swapped names each hold the other's key: one of them steps aside.
-            wanted = f"{self._tier.prefix}{RESERVED}/moving/{uuid.uuid4().hex}"
-        try:
-            await self._copy(record, wanted)
-        except (ObjectMissing, ObjectChanged) as error:
-            log.warning("%s cannot follow its file's new name: %s", stored.key, error)
-            self._tier.missing(stored)
-        except StoreError as error:
-            self.failures += 1
-            log.warning("%s stays under its old key for now: %s", stored.key, error)
+        if in_use[wanted] or wanted in self._used:
+            return _Place.BUSY, wanted
+        if holder and holder.residency is not Residency.HOT:
+            return (_Place.AWAITED if holder.path in waiting and not _is_aside(stored.key) else _Place.BUSY), wanted
+        return _Place.FREE, wanted
 
-    async def _copy(self, record: Record, wanted: str) -> None:
+    async def _move(self, record: Record, wanted: str) -> Record | None:
+        """Copy an object to another key, commit, and give the old one up; what became of the record. StoreError."""
         stored = record.object
         assert stored is not None
         source = ObjectInfo(stored.key, stored.size, stored.etag, stored.version_id)
-        with self.using(stored.key), self.using(wanted):
-            info = await trio.to_thread.run_sync(self._store.copy, source, wanted)
-        current = self._catalog.get_by_key(stored.key)
-        if current is None or current.object != stored or self._catalog.get_by_key(wanted):
-            self._catalog.bury(wanted, self._tier.now())
-            return
-        moved = replace(stored, key=wanted, etag=info.etag, version_id=info.version_id)
-        misplaced = wanted != key_of(self._tier.prefix, current.path)
-        self._catalog.put_and_bury(replace(current, object=moved, misplaced=misplaced), stored.key, self._tier.now())
+        async with self.using(stored.key), self.using(wanted):
+            self._claim(wanted)
+            await trio.to_thread.run_sync(self._catalog.sync)
+            try:
+                info = await trio.to_thread.run_sync(self._store.copy, source, wanted)
+            except ObjectMissing:
+                self._tier.missing(stored)
+                raise
+            return self._moved(stored, replace(stored, key=wanted, etag=info.etag, version_id=info.version_id))
+
+    def _claim(self, key: str) -> None:
+        """A key is about to be written: bury it, so that a crash leaves nothing, and take it from a HOT file."""
+        holder = self._catalog.get_by_key(key)
+        if holder:  # an older version of a file that is HOT now
+            self._catalog.put(replace(holder, object=None, misplaced=False))
+        self._catalog.bury(key, self._tier.now())
+
+    def _moved(self, stored: ObjectRef, copied: ObjectRef) -> Record | None:
+        """An object has a copy under another key: name that one, unless the file has changed or is being read."""
+        record = self._catalog.get_by_key(stored.key)
+        if record is None or record.object != stored or self._tier.open_files.objects[stored.key]:
+            return None
+        misplaced = copied.key != key_of(self._tier.prefix, record.path)
+        moved = replace(record, object=copied, misplaced=misplaced)
+        self._catalog.put_and_bury(moved, stored.key, self._tier.now())
+        return moved
+
+    # -- lost objects --------------------------------------------------------------------------------------------
+
+    async def _look_for_lost(self) -> list[StoreError]:
+        """LOST heals when the object is there again, as it was."""
+        for record in list(islice(self._catalog.records(Residency.LOST), _LOOKS_FOR_LOST)):
+            if record.object and record.object.etag:
+                try:
+                    info = await trio.to_thread.run_sync(self._store.head, record.object.key)
+                except ObjectMissing:
+                    continue
+                except StoreError as error:
+                    return [error]
+                if _is_same(info, record.object):
+                    self._tier.found(record.path, record.object)
+        return []
+
+
+def _is_same(info: ObjectInfo, stored: ObjectRef) -> bool:
+    return (info.etag, info.size) == (stored.etag, stored.size)
+
+
+def _is_down(failures: list[StoreError]) -> bool:
+    """Whether the next request would only wait for a bucket that is not there."""
+    return any(isinstance(error, StoreUnavailable) for error in failures)
+
+
+def _is_aside(key: str) -> bool:
+    return f"{RESERVED}/moving/" in key

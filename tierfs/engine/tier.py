@@ -9,53 +9,21 @@ engine.restore, and is checked again afterwards. ARCHIVING and RESTORING in the 
 import errno
 import os
 import stat
-
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from tierfs.core.config import Settings
 from tierfs.core.errors import FileLost, NotEligible
 from tierfs.core.keys import is_storable, key_of
-from tierfs.core.policy import HotFile, matches, why_kept, why_never
+from tierfs.core.policy import HotFile, why_kept, why_never
 from tierfs.core.records import Attributes, Fd, HotIno, Identity, Ino, ObjectRef, Record
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Event, Residency, next_residency
 from tierfs.engine.numbers import Numbers
+from tierfs.engine.openfiles import OpenFiles
+from tierfs.engine.pins import Pins
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.hot import HotTier, identity_of, split
-
-
-class OpenFiles:
-    """What applications hold open: hot files by inode, objects of cold files by key."""
-
-    def __init__(self) -> None:
-        self.readers: Counter[HotIno] = Counter()
-        self.writers: Counter[HotIno] = Counter()
-        self.objects: Counter[str] = Counter()
-
-    def opened(self, ino: HotIno, is_writer: bool) -> None:
-        """A handle on hot bytes was opened."""
-        (self.writers if is_writer else self.readers)[ino] += 1
-
-    def closed(self, ino: HotIno, is_writer: bool) -> None:
-        """A handle on hot bytes was closed."""
-        _decrement(self.writers if is_writer else self.readers, ino)
-
-    def opened_object(self, key: str) -> None:
-        """A handle reads from an object."""
-        self.objects[key] += 1
-
-    def closed_object(self, key: str) -> None:
-        """A handle no longer reads from an object."""
-        _decrement(self.objects, key)
-
-
-def _decrement(counter: "Counter[Any]", item: object) -> None:
-    counter[item] -= 1
-    if counter[item] <= 0:
-        del counter[item]
 
 
 class Tier:
@@ -75,7 +43,7 @@ class Tier:
         self.numbers = Numbers(catalog, os.fstat(hot.root), lambda ino: self.is_claimed(ino))
         self.is_claimed: Callable[[Ino], bool] = lambda _ino: False
         self.failures: dict[bytes, tuple[int, int, str]] = {}  # path: failures in a row, next try, the last reason
-        self.pins = catalog.pins()
+        self.pins = Pins(catalog, settings.pins)
         self._cancels: dict[Ino, Callable[[], None]] = {}
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -93,9 +61,10 @@ class Tier:
             mtime_ns=st.st_mtime_ns,
             ctime_ns=st.st_ctime_ns,
             residency=_believed(record, identity_of(st)),
+            restored_ns=record.restored_ns if record else 0,
             readers=self.open_files.readers[ino],
             writers=self.open_files.writers[ino],
-            pinned=self.is_pinned(path),
+            pinned=self.pins.cover(path),
             retry_at_ns=retry_at_ns,
             failure=failure,
         )
@@ -104,40 +73,6 @@ class Tier:
         """The record of a file whose bytes are not in the hot directory."""
         record = self.catalog.get(path)
         return record if record and record.residency in WITHOUT_HOT_BYTES else None
-
-    def is_pinned(self, path: bytes) -> bool:
-        """Whether a file is pinned, itself or by a directory above it, by an operator or by a pattern."""
-        if matches(path, self.settings.pins):
-            return True
-        if not self.pins:
-            return False
-        while path not in self.pins:
-            if not path:
-                return False
-            path = split(path)[0]
-        return True
-
-    def pin(self, path: bytes) -> None:
-        """Never release what is at or below a path, until it is unpinned or removed."""
-        self.catalog.pin(path)
-        self.pins.add(path)
-
-    def unpin(self, path: bytes) -> bool:
-        """Take a pin away; False if there was none at this very path."""
-        if path not in self.pins:
-            return False
-        self.pins.discard(path)
-        return self.catalog.unpin(path)
-
-    def move_pins(self, source: bytes, target: bytes, exchange: bool) -> None:
-        """Pins follow a rename, of the file or of a directory above it."""
-        moves = {pin: target + pin[len(source) :] for pin in self.pins if _is_within(pin, source)}
-        if exchange:
-            moves |= {pin: source + pin[len(target) :] for pin in self.pins if _is_within(pin, target)}
-        for pin in moves:
-            self.unpin(pin)
-        for pin in moves.values():
-            self.pin(pin)
 
     # -- archive -------------------------------------------------------------------------------------------------
 
@@ -153,21 +88,37 @@ class Tier:
         key = key_of(self.prefix, path)
         if not is_storable(key):
             raise NotEligible("its path is too long for an object key")
+        ino = self.numbers.of(st)
+        self._check_unclaimed(path, ino, key)
         known = self.catalog.get(path)
-        holder = self.catalog.get_by_key(key)
-        if holder and holder.path != path:
-            raise NotEligible(f"its object key still belongs to {os.fsdecode(holder.path)}, which was renamed")
-        stored = known.object if known and known.object else ObjectRef(key, etag="", size=0)
+        stale = known.object if known and known.object else ObjectRef(key, etag="", size=0)
         record = Record(
             path=path,
-            ino=known.ino if known else self.numbers.of(st),
+            ino=ino,
             residency=next_residency(Residency.HOT, Event.ARCHIVE_STARTED),
             attributes=self.hot.attributes(path, st),
-            object=stored,
+            # The key that is going to be written, so that an upload that nobody remembers is found again.
+            object=stale if stale.key == key else ObjectRef(key, etag="", size=0),
             identity=identity_of(st),
+            restored_ns=known.restored_ns if known else 0,
         )
-        self.catalog.put(record)
+        self._put(record, stale.key)
         return record
+
+    def _check_unclaimed(self, path: bytes, ino: Ino, key: str) -> None:
+        """NotEligible where an object of this key, or a record of this file, belongs to something else."""
+        if self.catalog.is_buried(key) or self.open_files.objects[key]:
+            raise NotEligible("an open file still reads the older object that has its key")
+        other = self.catalog.get_by_ino(ino)
+        if other and other.path != path:
+            raise NotEligible(f"it is recorded as {os.fsdecode(other.path)}: renamed behind the mount, remount")
+        holder = self.catalog.get_by_key(key)
+        if holder is None or holder.path == path:
+            return
+        if holder.residency is not Residency.HOT:
+            raise NotEligible(f"its object key still belongs to {os.fsdecode(holder.path)}, which was renamed")
+        # What a HOT file left in the bucket is an older version of it: the key is free.
+        self.catalog.put(replace(holder, object=None, misplaced=False))
 
     def on_cancel(self, ino: Ino, cancel: Callable[[], None] | None) -> None:
         """What to call when a file that is being archived is written to; None when the archive is over."""
@@ -176,32 +127,38 @@ class Tier:
         else:
             self._cancels.pop(ino, None)
 
-    def archived(self, ino: Ino, stored: ObjectRef) -> Record:
+    def archived(self, started: Record, stored: ObjectRef) -> Record:
         """ARCHIVING to MIRRORED, if the bytes are still those that were read. NotEligible otherwise."""
-        record = self.catalog.get_by_ino(ino)
-        if record is None or record.residency is not Residency.ARCHIVING:
-            self._bury_unless_named(stored.key)
-            raise NotEligible("removed or replaced while it was being archived")
+        record = self.catalog.get_by_ino(started.ino)
+        if record is None or not self._is_same_upload(started, record):
+            if self.catalog.get_by_key(stored.key) is None:
+                self.catalog.bury(stored.key, self.now())
+            raise NotEligible("removed, replaced or linked while it was being archived")
         st = self.hot.lstat_or_none(record.path)
         if st is None or identity_of(st) != record.identity or self.open_files.writers[HotIno(st.st_ino)]:
             self.catalog.put(_changed(record, Event.WRITTEN, object=replace(stored, etag="")))
             raise NotEligible("changed while it was being archived")
         misplaced = stored.key != key_of(self.prefix, record.path)
-        mirrored = _changed(
-            record,
-            Event.ARCHIVED,
-            object=stored,
-            misplaced=misplaced,
-            attributes=self.hot.attributes(record.path, st),
-        )
-        self._put(mirrored, record.object.key if record.object else None)
+        attributes = self.hot.attributes(record.path, st)
+        mirrored = _changed(record, Event.ARCHIVED, object=stored, misplaced=misplaced, attributes=attributes)
+        self.catalog.put(mirrored)
         self.failures.pop(record.path, None)
         return mirrored
 
-    def archive_aborted(self, ino: Ino) -> None:
+    def _is_same_upload(self, started: Record, now: Record) -> bool:
+        """Whether `now` still waits for the upload that began with `started`: the same inode, under the same key.
+
+        The upload holds the inode open, so no other file can have got it.
+        """
+        if now.residency is not Residency.ARCHIVING or not (now.identity and started.identity):
+            return False
+        keys = {record.object.key if record.object else "" for record in (started, now)}
+        return now.identity.ino == started.identity.ino and len(keys) == 1
+
+    def archive_aborted(self, started: Record) -> None:
         """ARCHIVING back to HOT. Without effect when something else already took the file out of ARCHIVING."""
-        record = self.catalog.get_by_ino(ino)
-        if record and record.residency is Residency.ARCHIVING:
+        record = self.catalog.get_by_ino(started.ino)
+        if record and self._is_same_upload(started, record):
             self.catalog.put(_changed(record, Event.ABORTED))
 
     # -- release -------------------------------------------------------------------------------------------------
@@ -217,19 +174,24 @@ class Tier:
             raise NotEligible(reason)
         return record
 
-    def release(self, path: bytes) -> Record:
+    def release(self, path: bytes, checked: Record) -> Record:
         """MIRRORED to COLD: the one place where hot bytes are dropped.
 
-        The caller has made the catalog durable after ARCHIVED and has seen the object in the bucket.
+        The caller has made the catalog durable after `checked` was read, and has seen its object in the bucket since.
         """
         record = self.check_releasable(path)
+        if (record.ino, record.object) != (checked.ino, checked.object):
+            raise NotEligible("replaced while its object was looked at")
         st = self.hot.lstat(path)
-        attributes = self.hot.attributes(path, st)
-        cold = _changed(record, Event.RELEASED, attributes=attributes)
+        cold = _changed(record, Event.RELEASED, attributes=self.hot.attributes(path, st), restored_ns=0)
         self.catalog.put(cold)
-        with self.hot.keeping_directory_times(path):
+        try:
             self.hot.unlink(path)
+        except OSError:
+            self.catalog.put(record)
+            raise
         self.numbers.freed(st)
+        self.failures.pop(path, None)
         return cold
 
     # -- restore -------------------------------------------------------------------------------------------------
@@ -256,7 +218,7 @@ class Tier:
             self.hot.link_temporary(fd, record.path)
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
-        mirrored = _changed(record, Event.RESTORED, identity=identity_of(st))
+        mirrored = _changed(record, Event.RESTORED, identity=identity_of(st), restored_ns=self.now())
         self.catalog.put(mirrored)
         return mirrored
 
@@ -267,15 +229,19 @@ class Tier:
             self.catalog.put(_changed(record, Event.ABORTED))
 
     def missing(self, stored: ObjectRef) -> None:
-        """The bucket says that an object is gone: the files that need it are LOST until it is found again."""
+        """The bucket says that an object is gone: MIRRORED is HOT again, what is cold is LOST until it is found."""
         record = self.catalog.get_by_key(stored.key)
-        if record and record.object == stored and record.residency in (Residency.COLD, Residency.RESTORING):
+        if record is None or record.object != stored:
+            return
+        if record.residency in (Residency.COLD, Residency.RESTORING):
             self.catalog.put(_changed(record, Event.MISSING))
+        elif record.residency is Residency.MIRRORED:
+            self.catalog.put(_changed(record, Event.WRITTEN))
 
-    def found(self, path: bytes) -> None:
+    def found(self, path: bytes, stored: ObjectRef) -> None:
         """The object of a LOST file is there again."""
         record = self.catalog.get(path)
-        if record and record.residency is Residency.LOST:
+        if record and record.residency is Residency.LOST and record.object == stored:
             self.catalog.put(_changed(record, Event.FOUND))
 
     # -- writes and names ----------------------------------------------------------------------------------------
@@ -293,12 +259,22 @@ class Tier:
             self.write_expected(path)
             self.catalog.put(_changed(record, Event.WRITTEN))
 
+    def noticed(self, record: Record | None) -> None:
+        """Commit what a look at the file says anyway: a MIRRORED file has changed. A lost hot file is then not cold."""
+        st = self.hot.lstat_or_none(record.path) if record and record.residency is Residency.MIRRORED else None
+        if record and st and identity_of(st) != record.identity:
+            self.catalog.put(_changed(record, Event.WRITTEN))
+
     def replaced(self, path: bytes, fd: Fd) -> Record:
-        """From COLD, RESTORING or LOST to HOT with new content: gives the nameless file `fd` the name."""
+        """From COLD, RESTORING or LOST to HOT with new content: gives the nameless file `fd` the name.
+
+        The name is durable before the catalog gives the old bytes up: after a power cut there is one or the other.
+        """
         record = self.catalog.get(path)
         if record is None:
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
         self.hot.link_temporary(fd, path)
+        self.hot.sync_directory(split(path)[0])
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
         hot = _changed(record, Event.REPLACED, identity=identity_of(st))
@@ -307,6 +283,7 @@ class Tier:
 
     def removed(self, path: bytes) -> None:
         """The name is about to go, or another file has taken it: forget the record, bury the object."""
+        self.failures.pop(path, None)
         record = self.catalog.get(path)
         if record:
             self.write_expected(path)
@@ -314,15 +291,15 @@ class Tier:
 
     @contextmanager
     def changing_attributes(self, *paths: bytes) -> Iterator[None]:
-        """Metadata of hot files changes in this block by our own hand, their bytes do not: keep believing the record."""
+        """Metadata of hot files changes in this block by our own hand, their bytes do not: go on believing."""
         before = {path: self.catalog.get(path) for path in paths}
-        believed = {p: r for p, r in before.items() if r and self._is_intact(r) and not self._has_writers(r)}
+        believed = {path: record for path, record in before.items() if record and self._is_intact(record)}
         yield
         for path, record in believed.items():
             self.refresh_identity(path, record.ino)
 
     def refresh_identity(self, path: bytes, ino: Ino) -> None:
-        """Take the identity of the hot file at `path` for the one of its record, whose bytes are known to be the same."""
+        """Take the identity of the hot file at `path` for that of its record: the bytes are known to be the same."""
         record, st = self.catalog.get_by_ino(ino), self.hot.lstat_or_none(path)
         if record and st and record.path == path and record.identity and st.st_ino == record.identity.ino:
             self.catalog.put(replace(record, identity=identity_of(st), attributes=self.hot.attributes(path, st)))
@@ -339,7 +316,7 @@ class Tier:
     def is_intact(self, path: bytes) -> bool:
         """Whether the hot bytes at `path` are the recorded ones and nobody can be writing them."""
         record = self.catalog.get(path)
-        return bool(record and self._is_intact(record) and not self._has_writers(record))
+        return record is not None and self._is_intact(record)
 
     # -- from the bucket -----------------------------------------------------------------------------------------
 
@@ -367,47 +344,43 @@ class Tier:
         st = self.hot.lstat_or_none(record.path)
         settled = _changed(record, Event.CRASHED) if record.residency in TRANSIENT else record
         if st is None:
-            settled = self._recover_without_hot_bytes(settled)
-        elif not stat.S_ISREG(st.st_mode):
+            return self._recover_without_hot_bytes(record, settled)
+        if not stat.S_ISREG(st.st_mode):
             self.catalog.drop(record.path)  # made behind the mount; the object stays where it is
             return Residency.HOT
-        elif record.identity == identity_of(st) and settled.residency in (Residency.MIRRORED, Residency.COLD):
+        self.numbers.bind(st, record.ino)
+        if record.identity == identity_of(st) and settled.residency in (Residency.MIRRORED, Residency.COLD):
             settled = replace(settled, residency=Residency.MIRRORED)
         else:
-            self.numbers.bind(st, record.ino)
             settled = replace(settled, residency=Residency.HOT, identity=identity_of(st))
         if settled != record:
             self.catalog.put(settled)
         return settled.residency
 
-    def _recover_without_hot_bytes(self, record: Record) -> Record:
-        if split(record.path)[0]:
-            self.hot.make_directories(split(record.path)[0])
-        if record.residency is Residency.MIRRORED:
-            return replace(record, residency=Residency.COLD)
-        if record.residency is Residency.HOT and record.object:
+    def _recover_without_hot_bytes(self, record: Record, settled: Record) -> Residency:
+        if settled.residency is Residency.HOT:
+            if settled.object is None or not settled.object.etag:
+                self.catalog.remove(record.path, self.now())  # was never in the bucket: removed behind the mount
+                return Residency.HOT
             # The bucket has an older version at best. EIO is honest, the older version would be an invention.
-            return replace(record, residency=Residency.LOST, object=replace(record.object, etag=""))
-        return record
+            settled = replace(settled, residency=Residency.LOST, object=replace(settled.object, etag=""))
+        elif settled.residency is Residency.MIRRORED:
+            settled = replace(settled, residency=Residency.COLD, restored_ns=0)
+        if settled != record:
+            self.catalog.put(settled)
+        return settled.residency
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _is_intact(self, record: Record) -> bool:
         st = self.hot.lstat_or_none(record.path)
-        return st is not None and record.identity == identity_of(st)
-
-    def _has_writers(self, record: Record) -> bool:
-        return record.identity is not None and self.open_files.writers[record.identity.ino] > 0
+        return st is not None and record.identity == identity_of(st) and not self.open_files.writers[HotIno(st.st_ino)]
 
     def _put(self, record: Record, previous_key: str | None) -> None:
         if previous_key and record.object and previous_key != record.object.key:
             self.catalog.put_and_bury(record, previous_key, self.now())
         else:
             self.catalog.put(record)
-
-    def _bury_unless_named(self, key: str) -> None:
-        if self.catalog.get_by_key(key) is None:
-            self.catalog.bury(key, self.now())
 
 
 def _believed(record: Record | None, identity: Identity) -> Residency:
@@ -418,10 +391,6 @@ def _believed(record: Record | None, identity: Identity) -> Residency:
 
 def _changed(record: Record, event: Event, **fields: object) -> Record:
     return replace(record, residency=next_residency(record.residency, event), **fields)  # type: ignore[arg-type]
-
-
-def _is_within(path: bytes, directory: bytes) -> bool:
-    return path == directory or path.startswith(directory + b"/")
 
 
 def _directories_above(path: bytes) -> Iterator[bytes]:

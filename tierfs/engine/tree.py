@@ -1,8 +1,9 @@
 """The union of both tiers by path: what names there are, and what the metadata calls do to them.
 
 Nothing here waits for the bucket. A file with hot bytes is whatever the hot directory says; a name that is not there
-may be the record of a cold file. Renames of hot names that carry records are written down first (see docs/ARCHITECTURE.md,
-crash table); deletions are committed first and carried to the bucket later.
+may be the record of a cold file. Renames of hot names that carry records are written down first (see
+docs/ARCHITECTURE.md, crash table); deletions are committed first and carried to the bucket later. What takes the place
+of a cold file is durable before the cold file is given up: after a power cut there is one or the other.
 """
 
 import errno
@@ -16,8 +17,8 @@ import trio
 
 from tierfs.core.records import Attributes, HotIno, Ino, Record
 from tierfs.engine.tier import Tier
-from tierfs.stores.catalog import Rename
-from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE
+from tierfs.stores.catalog_rows import Rename
+from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE, split
 
 
 class Stat(Protocol):
@@ -141,11 +142,10 @@ class Tree:
         if st and stat.S_ISDIR(st.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
         self.tier.removed(path)
-        self.tier.unpin(path)
+        self.tier.pins.discard(path)
         if st:
             self.hot.unlink(path)
-            if st.st_nlink == 1:
-                self.tier.numbers.freed(st)
+            self._freed(st)
 
     def rmdir(self, path: bytes) -> None:
         """Remove an empty directory: empty in both tiers."""
@@ -153,7 +153,7 @@ class Tree:
         if self.catalog.has_cold(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), os.fsdecode(path))
         self.hot.rmdir(path)
-        self.tier.unpin(path)
+        self.tier.pins.discard(path)
         self.tier.numbers.freed(st)
 
     def link(self, source: bytes, target: bytes) -> None:
@@ -166,15 +166,14 @@ class Tree:
         """renameat2(2) with RENAME_NOREPLACE and RENAME_EXCHANGE, over both tiers."""
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        intent = self._intend(source, target, flags)
-        if intent:
+        while intent := self._intend(source, target, flags):
             try:
                 await trio.to_thread.run_sync(self.catalog.sync)
-                self._carry_out(intent, flags)
             except BaseException:
                 self.catalog.withdraw(intent)
                 raise
-        self.tier.move_pins(source, target, exchange=bool(flags & RENAME_EXCHANGE))
+            if self._carry_out(intent, flags):
+                break
 
     def _intend(self, source: bytes, target: bytes, flags: int) -> Rename | None:
         """Do the rename at once where one step is enough (None), else write down what is to be done."""
@@ -193,6 +192,8 @@ class Tree:
         if not (carries or (exchange and (self.catalog.get(target) or self.catalog.has_below(target)))):
             self._rename_hot(source, target, flags)
             return None
+        for path in (source, target):
+            self.tier.noticed(self.catalog.get(path))  # recovery takes the ctime for the rename's
         rename = Rename(source, target, hot_ino, exchange)
         self.catalog.intend(rename)
         return rename
@@ -219,39 +220,60 @@ class Tree:
         now_ns = self.tier.now()
         if exchange:
             self.catalog.follow(Rename(source, target, 0, True), now_ns)
-            return
-        doomed = self.hot.lstat(target) if replaced and not replaced.record else None
-        self.catalog.move_cold(source, target, HotIno(doomed.st_ino) if doomed else None, now_ns)
-        if doomed:
-            self.hot.unlink(target)
-            self.catalog.spare(target)
-            self.tier.numbers.freed(doomed)
+        else:
+            doomed = self.hot.lstat(target) if replaced and not replaced.record else None
+            self.catalog.move_cold(source, target, HotIno(doomed.st_ino) if doomed else None, now_ns)
+            if doomed:
+                self.catalog.sync()
+                self.hot.unlink(target)
+                self.catalog.spare(target)
+                self._freed(doomed)
+        self.tier.pins.move(source, target, exchange)
 
     def _rename_hot(self, source: bytes, target: bytes, flags: int) -> None:
-        """A hot name without records. A record at the target is forgotten afterwards: until then recovery sees HOT win."""
-        gone = self.hot.lstat_or_none(target) if not flags else None
+        """A hot name without records. A record at the target is forgotten last: until then recovery sees HOT win."""
+        gone = None if flags else self.hot.lstat_or_none(target)
         self.hot.rename(source, target, flags)
         if not flags & RENAME_EXCHANGE:
+            if self.tier.cold_record(target):
+                self.hot.sync_directory(split(target)[0])
             self.tier.removed(target)
-        if gone and gone.st_nlink == 1:
-            self.tier.numbers.freed(gone)
+        self._freed(gone)
+        self.tier.pins.move(source, target, exchange=bool(flags & RENAME_EXCHANGE))
 
-    def _carry_out(self, rename: Rename, flags: int) -> None:
-        """The second half of a rename that carries records: everything is looked at again, then done without a pause."""
+    def _carry_out(self, rename: Rename, flags: int) -> bool:
+        """The second half of a rename that carries records: looked at again, then done without a pause.
+
+        False when the source is not what it was: released, restored or replaced meanwhile.
+        """
         source, target = rename.source, rename.target
-        if self.hot.lstat(source).st_ino != rename.hot_ino:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(source))
-        replaced = self.find_or_none(target)
-        self._check_rename(source, target, self.find(source), replaced, flags)
-        intact = [r.ino for r in map(self.catalog.get, (source, target)) if r and self.tier.is_intact(r.path)]
-        gone = None if rename.exchange else self.hot.lstat_or_none(target)
-        self.hot.rename(source, target, RENAME_EXCHANGE if rename.exchange and replaced and not replaced.record else 0)
+        try:
+            st = self.hot.lstat_or_none(source)
+            if st is None or st.st_ino != rename.hot_ino:
+                self.catalog.withdraw(rename)
+                return False
+            replaced = self.find_or_none(target)
+            self._check_rename(source, target, self.find(source), replaced, flags)
+            intact = [r.ino for r in map(self.catalog.get, (source, target)) if r and self.tier.is_intact(r.path)]
+            gone = None if rename.exchange else self.hot.lstat_or_none(target)
+            self.hot.rename(source, target, 0 if replaced and replaced.record else flags)
+        except BaseException:
+            self.catalog.withdraw(rename)
+            raise
+        if (replaced and replaced.record) or stat.S_ISDIR(st.st_mode):
+            self.hot.sync_directory(split(target)[0])
         self.catalog.follow(rename, self.tier.now())
         for ino in intact:
             record = self.catalog.get_by_ino(ino)
             if record:
                 self.tier.refresh_identity(record.path, ino)
-        if gone and gone.st_nlink == 1:
+        self._freed(gone)
+        self.tier.pins.move(source, target, rename.exchange)
+        return True
+
+    def _freed(self, gone: os.stat_result | None) -> None:
+        """A hot file was removed: was this its last name?"""
+        if gone and (gone.st_nlink == 1 or stat.S_ISDIR(gone.st_mode)):
             self.tier.numbers.freed(gone)
 
     # -- attributes ----------------------------------------------------------------------------------------------

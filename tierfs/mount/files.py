@@ -137,6 +137,8 @@ class Files:
         if file.fd is not None and file.hot_ino is not None:
             self._tier.open_files.closed(file.hot_ino, file.is_writer)
             os.close(file.fd)
+            if file.is_writer:
+                self._tier.noticed(self._tier.catalog.get_by_ino(file.ino))
         if file.stored is not None:
             self._tier.open_files.closed_object(file.stored.key)
 

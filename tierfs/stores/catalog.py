@@ -7,7 +7,7 @@ back (dropping hot bytes, deleting objects).
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,8 @@ class Catalog:
         """Replace the record of a path and, in the same commit, give up an object that it named before."""
         with self._transaction():
             self._put(record)
+            if record.object:
+                self.exhume(record.object.key)
             self._bury(key, now_ns)
 
     def remove(self, path: bytes, now_ns: int) -> None:
@@ -314,7 +316,7 @@ class Catalog:
         self._bury(key, now_ns)
 
     def exhume(self, key: str) -> None:
-        """The object is gone from the bucket."""
+        """The object is gone from the bucket, or a file of the tree has it again."""
         self._run("DELETE FROM tombstones WHERE key = ?", (key,))
 
     def _bury(self, key: str, now_ns: int) -> None:
@@ -326,13 +328,13 @@ class Catalog:
         """The files and directories that an operator pinned."""
         return {path for (path,) in self._run("SELECT path FROM pins")}
 
-    def pin(self, path: bytes) -> None:
-        """Never release what is at or below `path`."""
-        self._run("INSERT OR IGNORE INTO pins VALUES (?)", (path,))
-
-    def unpin(self, path: bytes) -> bool:
-        """Take a pin away; False if there was none at this very path."""
-        return self._run("DELETE FROM pins WHERE path = ?", (path,)).rowcount > 0
+    def change_pins(self, removed: Iterable[bytes], added: Iterable[bytes]) -> None:
+        """Take pins away and set others, in one commit."""
+        with self._transaction():
+            for path in removed:
+                self._run("DELETE FROM pins WHERE path = ?", (path,))
+            for path in added:
+                self._run("INSERT OR IGNORE INTO pins VALUES (?)", (path,))
 
     def check_integrity(self) -> list[str]:
         """What SQLite itself finds wrong with the file."""
