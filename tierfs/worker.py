@@ -32,7 +32,7 @@ from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
 from tierfs.engine.recover import check, recover
 from tierfs.engine.restore import Restorer
-from tierfs.engine.scan import Scanner
+from tierfs.engine.scan import SCANNED, Scanner
 from tierfs.engine.service import Engine, Facts, Observations, Operator
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
@@ -54,6 +54,7 @@ REQUEST_NAME = "mount.json"
 
 _LOG_BYTES = 10 << 20
 _PROBE_PAUSE_S = 60.0
+_SCAN_PATIENCE_S = 3.0
 
 
 def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
@@ -101,7 +102,6 @@ class Worker:
         lock_state(state, exits)
         self.warnings: tuple[str, ...] = ()
         self.store_warnings: tuple[str, ...] = ()
-        self.is_probed = False
         self.store = open_store(self.address, settings)
         exits.callback(self.store.close)
         self.catalog = Catalog(state / "catalog.sqlite", request["source"])
@@ -141,22 +141,16 @@ class Worker:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
         remember(self.request)
-        is_known = self.catalog.fact("scanned") is not None
-        if is_known:
-            changed = recover(self.tier)
-            if changed:
-                log.info("recovery changed %d records", changed)
-        else:
-            await self._introduce()
+        changed = recover(self.tier)
+        if changed:
+            log.info("recovery changed %d records", changed)
+        if not self._is_scanned():
+            # A bucket that cannot be listed is an error here; one with many objects is shown bit by bit.
+            with trio.move_on_after(_SCAN_PATIENCE_S):
+                await self.scanner.scan()
 
-    async def _introduce(self) -> None:
-        """The first mount of a tree: the bucket must be there, and what is in it is shown from the start."""
-        self.store_warnings = await trio.to_thread.run_sync(self.store.probe)
-        self.is_probed = True
-        scanned = await self.scanner.scan()
-        recover(self.tier)
-        if scanned.objects:
-            log.info("%d objects in %s, %d are cold files now", scanned.objects, self.request["source"], scanned.shown)
+    def _is_scanned(self) -> bool:
+        return self.catalog.fact(SCANNED) is not None
 
     def _check_hot_directory(self) -> None:
         if self.settings.read_only:
@@ -218,15 +212,19 @@ class Worker:
         self.warnings = (f"plain FUSE, because {reason}",)
 
     async def _watch_bucket(self) -> None:
-        """On a tree that is known, the self-test is done while the mount serves: the bucket may be down."""
-        while not self.is_probed:
+        """What is done while the mount serves: the store's self-test, and the rest of the first scan."""
+        while True:
             try:
                 self.store_warnings = await trio.to_thread.run_sync(self.store.probe)
-                self.is_probed = True
+                for warning in self.store_warnings:
+                    log.warning("%s: %s", self.request["source"], warning)
+                if not self._is_scanned():
+                    await self.scanner.scan()
+                return
             except StoreError as error:
                 self.store_warnings = (str(error),)
                 log.warning("cold files cannot be read now: %s", error)
-                await trio.sleep(_PROBE_PAUSE_S)
+            await trio.sleep(_PROBE_PAUSE_S)
 
     def _register(self) -> Path:
         request = self.request

@@ -23,6 +23,9 @@ from tierfs.stores.cold import ColdStore, ObjectInfo
 
 log = logging.getLogger(__name__)
 
+#: The fact that the bucket was listed to its end at least once.
+SCANNED = "scanned"
+
 _BATCH = 1000  # keys of one answer to ListObjectsV2
 _HEADS = 8  # requests at a time: a scan is not urgent
 
@@ -57,7 +60,8 @@ class Scanner:
                     if self._is_news(info, scanned):
                         await self._heads.acquire_on_behalf_of(info.key)
                         nursery.start_soon(self._show, info, scanned)
-        self._tier.catalog.state_fact("scanned", "yes")
+        self._tier.catalog.state_fact(SCANNED, "yes")
+        log.info("%d objects in the bucket, %d of them appeared in the tree", scanned.objects, scanned.shown)
         return scanned
 
     def _is_news(self, info: ObjectInfo, scanned: Scanned) -> bool:
