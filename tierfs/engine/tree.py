@@ -146,6 +146,8 @@ class Tree:
         if st:
             self.hot.unlink(path)
             self._freed(st)
+        else:
+            self.hot.touch_directory(path, self.tier.now())
 
     def rmdir(self, path: bytes) -> None:
         """Remove an empty directory: empty in both tiers."""
@@ -228,6 +230,7 @@ class Tree:
                 self.hot.unlink(target)
                 self.catalog.spare(target)
                 self._freed(doomed)
+        self._renamed_cold(source, target)
         self.tier.pins.move(source, target, exchange)
 
     def _rename_hot(self, source: bytes, target: bytes, flags: int) -> None:
@@ -267,9 +270,19 @@ class Tree:
             record = self.catalog.get_by_ino(ino)
             if record:
                 self.tier.refresh_identity(record.path, ino)
+        if rename.exchange and replaced and replaced.record:
+            self._renamed_cold(source)
         self._freed(gone)
         self.tier.pins.move(source, target, rename.exchange)
         return True
+
+    def _renamed_cold(self, *paths: bytes) -> None:
+        """A rename changes the ctime of what it renames, and the times of the directories."""
+        for path in paths:
+            self.hot.touch_directory(path, self.tier.now())
+            record = self.tier.cold_record(path)
+            if record:
+                self._record(path, record.attributes)
 
     def _freed(self, gone: os.stat_result | None) -> None:
         """A hot file was removed: was this its last name?"""
@@ -338,6 +351,7 @@ class Tree:
         if flags & os.XATTR_REPLACE and name not in known:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         known[name] = value
+        self._try_xattrs(known)
         self._record(path, replace(record.attributes, xattrs=tuple(sorted(known.items()))))
 
     def removexattr(self, path: bytes, name: bytes) -> None:
@@ -352,6 +366,15 @@ class Tree:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         del known[name]
         self._record(path, replace(record.attributes, xattrs=tuple(sorted(known.items()))))
+
+    def _try_xattrs(self, xattrs: dict[bytes, bytes]) -> None:
+        """What the local filesystem does not take, a restore could not bring back: ENOTSUP, ENOSPC, E2BIG."""
+        fd = self.hot.temporary(b"")
+        try:
+            for name, value in xattrs.items():
+                os.setxattr(fd, name, value)
+        finally:
+            os.close(fd)
 
     def _cold(self, path: bytes) -> Record | None:
         return self.tier.cold_record(path) if self.hot.lstat_or_none(path) is None else None

@@ -195,6 +195,11 @@ class HotTier:
         finally:
             os.close(directory)
 
+    def touch_directory(self, path: bytes, now_ns: int) -> None:
+        """A name without hot bytes came to, or went from, the directory of `path`: its times say so."""
+        fd, _ = self.at(path)
+        os.utime(by_fd(fd), ns=(os.fstat(fd).st_atime_ns, now_ns))
+
     # -- names ---------------------------------------------------------------------------------------------------
 
     def mkdir(self, path: bytes, mode: int) -> None:
