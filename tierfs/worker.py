@@ -141,6 +141,8 @@ class Worker:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
         remember(self.request)
+        if isinstance(self.store, DirectoryStore) and any(self.catalog.records()):
+            self.store.expect_objects()
         changed = recover(self.tier)
         if changed:
             log.info("recovery changed %d records", changed)

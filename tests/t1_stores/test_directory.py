@@ -230,3 +230,14 @@ def test_a_full_disk_is_worth_a_retry(store: DirectoryStore, tmp_path: Path) -> 
         signal.signal(signal.SIGXFSZ, handler)
     assert read(store, before) == b"before"
     assert len(state(tmp_path)) == 1
+
+
+def test_a_directory_whose_disk_is_not_mounted_is_not_an_empty_store(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path))
+    try:
+        with pytest.raises(BucketMissing, match="is its disk mounted"):
+            store.expect_objects()
+        store.put("a", BytesSource(b"x"), {}, no_progress)
+        store.expect_objects()
+    finally:
+        store.close()

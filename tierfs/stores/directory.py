@@ -86,6 +86,12 @@ class DirectoryStore:
         # A disk that is not mounted looks like an empty directory: once seen, this must not go away.
         self._was_ours = self._exists(RESERVED)
 
+    def expect_objects(self) -> None:
+        """The caller knows that objects were written here: BucketMissing if there is no trace of a store."""
+        if not self._exists(RESERVED):
+            raise BucketMissing(f"the {self._place} is not the store that it was: is its disk mounted?")
+        self._was_ours = True
+
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         """Write, fsync, read back and compare, then rename into place; see ColdStore."""
         parts = split_key(key)
