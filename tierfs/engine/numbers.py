@@ -13,6 +13,7 @@ from tierfs.core.residency import WITHOUT_HOT_BYTES
 from tierfs.stores.catalog import Catalog
 
 ROOT = Ino(1)  # FUSE_ROOT_ID
+_REMEMBERED = 1 << 18
 _FIRST_OWN = 1 << 48  # ext4 and XFS inode numbers of disks below a petabyte are smaller
 
 
@@ -32,6 +33,7 @@ class Numbers:
         }
         self._renumbered[self._device, root.st_ino] = ROOT
         self._inodes = {ino: inode for inode, ino in self._renumbered.items()}
+        self._own: set[int] = set()  # inodes whose number was found to be free: asked for once, until they are freed
         self._next = max(_FIRST_OWN, catalog.highest_ino() + 1)
 
     def of(self, st: os.stat_result) -> Ino:
@@ -41,7 +43,12 @@ class Numbers:
         if known is not None:
             return known
         own = Ino(st.st_ino)
+        if own in self._own and st.st_dev == self._device:
+            return own
         if st.st_dev == self._device and own not in self._inodes and not self._claims(own) and not self._is_taken(own):
+            if len(self._own) >= _REMEMBERED:
+                self._own.clear()
+            self._own.add(own)
             return own
         ino = self.new()
         self._renumber(key, ino)
@@ -60,6 +67,7 @@ class Numbers:
 
     def freed(self, st: os.stat_result) -> None:
         """The inode is gone from the hot directory; whoever gets it next is another file."""
+        self._own.discard(st.st_ino)
         ino = self._renumbered.pop((st.st_dev, st.st_ino), None)
         if ino is not None:
             del self._inodes[ino]

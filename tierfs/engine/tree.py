@@ -190,8 +190,7 @@ class Tree:
             self._rename_cold(source, target, replaced, exchange)
             return None
         hot_ino = self.hot.lstat(source).st_ino
-        carries = self.catalog.get(source) or self.catalog.has_below(source)
-        if not (carries or (exchange and (self.catalog.get(target) or self.catalog.has_below(target)))):
+        if not self._carries(source, moved) and not (exchange and replaced and self._carries(target, replaced)):
             self._rename_hot(source, target, flags)
             return None
         for path in (source, target):
@@ -199,6 +198,10 @@ class Tree:
         rename = Rename(source, target, hot_ino, exchange)
         self.catalog.intend(rename)
         return rename
+
+    def _carries(self, path: bytes, found: Found) -> bool:
+        """Whether records have to follow when a name goes elsewhere."""
+        return self.catalog.has_below(path) if stat.S_ISDIR(found.st.st_mode) else self.catalog.get(path) is not None
 
     def _check_rename(self, source: bytes, target: bytes, moved: Found, replaced: Found | None, flags: int) -> None:
         """The errors that the hot directory cannot give, because it does not see the cold files."""
