@@ -186,7 +186,8 @@ class Tier:
         cold = _changed(record, Event.RELEASED, attributes=self.hot.attributes(path, st), restored_ns=0)
         self.catalog.put(cold)
         try:
-            self.hot.unlink(path)
+            with self.hot.keeping_directory_times(path):
+                self.hot.unlink(path)
         except OSError:
             self.catalog.put(record)
             raise
