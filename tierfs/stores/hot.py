@@ -10,7 +10,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tierfs.core.records import Attributes, Fd, HotIno, Identity
 
@@ -185,13 +185,17 @@ class HotTier:
 
     @contextmanager
     def keeping_directory_times(self, path: bytes) -> Iterator[None]:
-        """Keep the times of the directory of `path`: that the bytes of a file move is no change of its directory."""
+        """Keep the times of the directory of `path`: that the bytes of a file move is no change of its directory.
+
+        Only the owner of a directory and root may set its times; for others they change.
+        """
         fd, _ = self.at(path)
         directory = os.dup(fd)
         try:
             before = os.fstat(directory)
             yield
-            os.utime(by_fd(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
+            with suppress(OSError):  # the file has moved already: nothing of it may fail any more
+                os.utime(by_fd(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
         finally:
             os.close(directory)
 
