@@ -138,6 +138,41 @@ static void test_answers(void) {
     tap_reset();
 }
 
+static void test_privileges(void) {
+    char in[40] = {0};
+    put32(in + 20, 1u << 2); /* FUSE_WRITE_KILL_SUIDGID */
+    assert(ask(16, 2, in, sizeof in) == HEADER + 40 && tap_kills_privileges());
+    assert(ask(16, 4, in, 20) == HEADER + 20 && !tap_kills_privileges());
+    put32(in + 20, 1u << 1);
+    assert(ask(16, 6, in, sizeof in) == HEADER + 40 && !tap_kills_privileges());
+    tap_reset();
+}
+
+/* A writer's passthrough handle that changed the file is announced before its RELEASE; any other is not. */
+static void test_release(void) {
+    char path[] = "/tmp/tap-XXXXXX", in[24] = {0};
+    int fd = mkstemp(path);
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0) && tap_attach(4, -1, 100));
+    const uint64_t passed = (uint64_t)7 << 32 | 3;
+    put64(in, passed), put32(in + 8, O_RDWR);
+    assert(ask(18, 2, in, sizeof in) == HEADER + 24);
+    while (usleep(10000), pwrite(fd, "x", 1, 0) == 1) {
+        put64(in, passed), put32(in + 8, O_RDWR);
+        assert(ask(18, 4, in, sizeof in) == HEADER + 24);
+        if (recv(kernel, reply, sizeof reply, MSG_DONTWAIT) > 0) break;
+    }
+    assert(get32(reply) == 40 && get32(reply + 4) == 2 && get64(reply + 8) == 0 && (int64_t)get64(reply + 24) == -1);
+    const struct { uint64_t fh; uint32_t flags; size_t length; } silent[] = {
+        {passed, O_RDWR, 8}, {passed, O_RDONLY, 24}, {3, O_RDWR, 24}, {(uint64_t)7 << 32 | 4, O_RDWR, 24}, {~0ull, O_RDWR, 24}};
+    for (size_t i = 0; i < sizeof silent / sizeof *silent; i++) {
+        put64(in, silent[i].fh), put32(in + 8, silent[i].flags);
+        assert(ask(18, 6, in, silent[i].length) == (ssize_t)(HEADER + silent[i].length));
+        assert(recv(kernel, reply, sizeof reply, MSG_DONTWAIT) == -1);
+    }
+    close(fd);
+    tap_reset();
+}
+
 static void test_noise(unsigned seed) {
     srand(seed);
     negotiate(1u << 30, 1u << 5, true);
@@ -164,6 +199,8 @@ int main(void) {
     test_init();
     test_open();
     test_answers();
+    test_privileges();
+    test_release();
     test_noise(1);
     close(kernel), close(daemon_side);
     puts("ok");

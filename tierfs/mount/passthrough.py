@@ -105,3 +105,11 @@ def may_have_privileges(fd: Fd) -> bool:
         return bool(os.getxattr(fd, _CAPABILITY))
     except OSError:
         return False
+
+
+def drop_privileges(fd: Fd) -> None:
+    """Take set-user-ID away, and set-group-ID where the group may execute (inode(7)). Capabilities go with a write."""
+    mode = os.fstat(fd).st_mode
+    dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    if mode & dropped:
+        os.fchmod(fd, stat.S_IMODE(mode & ~dropped))

@@ -113,3 +113,7 @@ class Tap:
     def detach(self, index: int) -> None:
         """A handle was closed."""
         _native.detach(index)
+
+    def kills_privileges(self) -> bool:
+        """Whether the write that is being answered takes set-user-ID away. To be asked before anything is awaited."""
+        return _native.kills_privileges()

@@ -116,6 +116,12 @@ static PyObject *in_place(PyObject *self, PyObject *unused) {
     return PyBool_FromLong(is_in_place);
 }
 
+static PyObject *kills_privileges(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyBool_FromLong(tap_kills_privileges());
+}
+
 static PyObject *granted(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
@@ -132,6 +138,8 @@ static PyMethodDef methods[] = {
     {"is_readable", is_readable, METH_VARARGS,
      "is_readable(fd, patience): whether a request is there, or comes within so many microseconds."},
     {"in_place", in_place, METH_NOARGS, "Whether the tap stands between the session and /dev/fuse."},
+    {"kills_privileges", kills_privileges, METH_NOARGS,
+     "Whether the request that was read last takes set-user-ID and set-group-ID away."},
     {"granted", granted, METH_NOARGS, "The INIT flags that were asked for, of those that the kernel offered."},
     {NULL, NULL, 0, NULL},
 };

@@ -10,6 +10,8 @@
  *   OPENDIR  the reply lets the kernel cache the listing
  *   FALLOCATE, LSEEK, COPY_FILE_RANGE   answered here, on the descriptor that was attached to the handle
  *   IOCTL    answered here: no file of the tree is a device
+ *   WRITE    whether set-user-ID and set-group-ID go with it (HANDLE_KILLPRIV_V2), which pyfuse3 does not pass on
+ *   RELEASE  of a file that changed in passthrough: the kernel has not seen stores through a mapping change its times
  *
  * Layouts are the kernel's (include/uapi/linux/fuse.h, protocol 7.41), written out here because the headers of older
  * systems lack the newer fields. Nothing in a request is believed before its length was compared with what was read.
@@ -21,10 +23,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
     OP_OPEN = 14,
+    OP_WRITE = 16,
+    OP_RELEASE = 18,
     OP_INIT = 26,
     OP_OPENDIR = 27,
     OP_CREATE = 35,
@@ -43,6 +48,9 @@ enum {
 #define FOPEN_KEEP_CACHE (1u << 1)
 #define FOPEN_CACHE_DIR (1u << 3)
 #define FOPEN_PASSTHROUGH (1u << 7)
+
+#define WRITE_KILL_SUIDGID (1u << 2)
+#define NOTIFY_INVAL_INODE 2
 
 /* Copies in one go; a longer one is cut short, as copy_file_range(2) may be, and the loop stays responsive. */
 #define LONGEST_COPY (1u << 20)
@@ -77,6 +85,21 @@ struct open_out {
     uint32_t open_flags, backing_id;
 };
 
+struct write_in {
+    uint64_t fh, offset;
+    uint32_t size, write_flags;
+};
+
+struct release_in {
+    uint64_t fh;
+    uint32_t flags, release_flags;
+};
+
+struct notify_inval_inode_out {
+    uint64_t nodeid;
+    int64_t offset, length;
+};
+
 struct fallocate_in {
     uint64_t fh, offset, length;
     uint32_t mode, padding;
@@ -105,12 +128,14 @@ struct attached {
     int fd;
     bool in_use;
     int64_t size;
+    struct timespec ctime; /* when it was attached */
 };
 
 static struct {
     struct tap_limits limits;
     uint64_t offered, granted;
     uint64_t counts[TAP_OPCODES];
+    bool kills_privileges; /* said by the request that was read last */
     struct pending *pending; /* requests whose reply is to be changed; few at a time, in no order */
     size_t pending_count, pending_room;
     struct attached *attached; /* by file handle */
@@ -121,6 +146,7 @@ void tap_configure(const struct tap_limits *limits) { tap.limits = *limits; }
 const uint64_t *tap_counts(void) { return tap.counts; }
 uint64_t tap_offered(void) { return tap.offered; }
 uint64_t tap_granted(void) { return tap.granted; }
+bool tap_kills_privileges(void) { return tap.kills_privileges; }
 
 void tap_reset(void) {
     free(tap.pending);
@@ -143,7 +169,9 @@ static bool make_room(void **array, size_t *room, size_t needed, size_t element)
 
 bool tap_attach(uint32_t handle, int fd, int64_t size) {
     if (!make_room((void **)&tap.attached, &tap.attached_room, (size_t)handle + 1, sizeof *tap.attached)) return false;
-    tap.attached[handle] = (struct attached){.fd = fd, .in_use = true, .size = size};
+    struct stat st = {0};
+    if (fd >= 0) (void)fstat(fd, &st);
+    tap.attached[handle] = (struct attached){.fd = fd, .in_use = true, .size = size, .ctime = st.st_ctim};
     return true;
 }
 
@@ -183,9 +211,32 @@ static void note_init(const void *argument, size_t length) {
     if (init.flags & INIT_EXT) tap.offered |= (uint64_t)init.flags2 << 32;
 }
 
-static int do_fallocate(const struct fallocate_in *in) {
+/* What the kernel does when somebody else than root changes the bytes of a file on the local filesystem; root's
+ * rights, with which this process changes them, would keep the bits. */
+static void drop_privileges(int fd, uint32_t uid) {
+    struct stat st;
+    if (!uid || fstat(fd, &st)) return;
+    mode_t kept = st.st_mode & 07777 & ~(mode_t)S_ISUID;
+    if (st.st_mode & S_IXGRP) kept &= ~(mode_t)S_ISGID;
+    if (kept != (st.st_mode & 07777)) (void)!fchmod(fd, kept);
+}
+
+/* Stores through a mapping of a passthrough file reach the backing file alone: have the kernel ask for its times. */
+static void note_release(int fuse_fd, uint64_t nodeid, const struct release_in *in) {
+    const struct attached *file = find_attached(in->fh);
+    struct stat st;
+    if (!(in->fh >> 32) || !file || file->fd < 0 || (in->flags & O_ACCMODE) == O_RDONLY || fstat(file->fd, &st)) return;
+    if (st.st_ctim.tv_sec == file->ctime.tv_sec && st.st_ctim.tv_nsec == file->ctime.tv_nsec) return;
+    struct notify_inval_inode_out what = {.nodeid = nodeid, .offset = -1}; /* attributes only */
+    struct out_header out = {.len = sizeof out + sizeof what, .error = NOTIFY_INVAL_INODE};
+    struct iovec iov[2] = {{&out, sizeof out}, {&what, sizeof what}};
+    (void)!writev(fuse_fd, iov, 2); /* it does not wait: the kernel holds the inode until RELEASE is answered */
+}
+
+static int do_fallocate(const struct fallocate_in *in, uint32_t uid) {
     const struct attached *file = find_attached(in->fh);
     if (!file || file->fd < 0) return EOPNOTSUPP;
+    drop_privileges(file->fd, uid);
     return fallocate(file->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) ? errno : 0;
 }
 
@@ -206,9 +257,10 @@ static int do_lseek(const struct lseek_in *in, uint64_t *result) {
 }
 
 /* EOPNOTSUPP has the kernel copy by reading and writing. */
-static int do_copy(const struct copy_in *in, uint64_t *result) {
+static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
     const struct attached *from = find_attached(in->fh_in), *to = find_attached(in->fh_out);
     if (!from || !to || from->fd < 0 || to->fd < 0) return EOPNOTSUPP;
+    drop_privileges(to->fd, uid);
     off_t source = (off_t)in->off_in, target = (off_t)in->off_out;
     size_t length = in->len < LONGEST_COPY ? (size_t)in->len : LONGEST_COPY;
     ssize_t copied = copy_file_range(from->fd, &source, to->fd, &target, length, 0);
@@ -224,7 +276,7 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
     int error = EINVAL;
     switch (in->opcode) {
     case OP_FALLOCATE:
-        if (length >= sizeof(struct fallocate_in)) error = do_fallocate(argument);
+        if (length >= sizeof(struct fallocate_in)) error = do_fallocate(argument, in->uid);
         break;
     case OP_LSEEK:
         if (length >= sizeof(struct lseek_in)) error = do_lseek(argument, &payload);
@@ -232,7 +284,7 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
         break;
     case OP_COPY_FILE_RANGE:
     case OP_COPY_FILE_RANGE_64:
-        if (length >= sizeof(struct copy_in)) error = do_copy(argument, &payload);
+        if (length >= sizeof(struct copy_in)) error = do_copy(argument, in->uid, &payload);
         payload_size = sizeof payload;
         break;
     case OP_IOCTL: /* every open() of a C library's stdio asks whether the file is a terminal */
@@ -259,6 +311,7 @@ ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
     if (in->opcode < TAP_OPCODES) tap.counts[in->opcode]++;
     const void *argument = in + 1;
     size_t length = (size_t)n - sizeof *in;
+    tap.kills_privileges = false;
     switch (in->opcode) {
     case OP_INIT:
         note_init(argument, length);
@@ -268,6 +321,13 @@ ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
     case OP_CREATE:
     case OP_OPENDIR:
         expect_reply(in->unique, in->opcode);
+        break;
+    case OP_WRITE:
+        if (length >= sizeof(struct write_in))
+            tap.kills_privileges = ((const struct write_in *)argument)->write_flags & WRITE_KILL_SUIDGID;
+        break;
+    case OP_RELEASE:
+        if (length >= sizeof(struct release_in)) note_release(fd, in->nodeid, argument);
         break;
     default:
         if (answer(fd, in, argument, length)) {

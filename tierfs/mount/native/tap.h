@@ -29,6 +29,9 @@ void tap_detach(uint32_t handle);
 /* Requests read so far, by opcode. */
 const uint64_t *tap_counts(void);
 
+/* Whether the request that was read last takes set-user-ID and set-group-ID away: a WRITE by somebody else than root. */
+bool tap_kills_privileges(void);
+
 /* The INIT flags that the kernel offered (flags | flags2 << 32), and those that the reply asked for. */
 uint64_t tap_offered(void);
 uint64_t tap_granted(void);
