@@ -1,0 +1,79 @@
+"""What must hold between catalog, hot directory and bucket whenever nothing is under way."""
+
+import os
+import stat
+
+from tests.assembly import PREFIX, Machine
+from tierfs.core.keys import key_of
+from tierfs.core.records import Ino, Record
+from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Residency
+from tierfs.stores.hot import identity_of, split
+
+
+def check_invariants(machine: Machine) -> None:
+    """Fail with a sentence where the catalog, the hot directory, the tier or the bucket contradict each other."""
+    catalog = machine.catalog
+    records = list(catalog.records())
+    assert not catalog.check_integrity()
+    assert not catalog.intended()
+    assert not catalog.doomed()
+    for record in records:
+        _check_record(machine, record)
+    keys = [record.object.key for record in records if record.object]
+    assert len(set(keys)) == len(keys), f"two records name one object: {sorted(keys)}"
+    buried = {tombstone.key for tombstone in catalog.tombstones()}
+    assert not buried & set(keys), f"an object is named and buried: {buried & set(keys)}"
+    bodies = set(machine.world.memory.objects)
+    assert bodies <= set(keys) | buried, f"objects that nobody knows: {bodies - set(keys) - buried}"
+    counts = catalog._directories
+    assert counts == catalog._count_directories(), "the counters of directories are wrong"
+    assert counts.keys() == {split(record.path)[0] for record in records}
+    _check_numbers(machine)
+    _check_open_files(machine)
+
+
+def _check_record(machine: Machine, record: Record) -> None:
+    st = machine.hot.lstat_or_none(record.path)
+    assert record.residency not in TRANSIENT or _is_moving(machine, record), f"nobody moves {record}"
+    assert machine.catalog.get(record.path) == record
+    assert machine.catalog.get_by_ino(record.ino) == record
+    if record.residency in WITHOUT_HOT_BYTES:
+        assert st is None, f"hot bytes of a cold file: {record}"
+        directory = split(record.path)[0]
+        assert stat.S_ISDIR(machine.hot.lstat(directory).st_mode), f"no directory for {record}"
+    else:
+        assert st is not None, f"no hot bytes: {record}"
+        assert stat.S_ISREG(st.st_mode), f"not a file: {record}"
+        assert machine.tier.numbers.of(st) == record.ino, f"another node id than {record.ino}: {record.path!r}"
+    if record.residency in (Residency.MIRRORED, Residency.COLD, Residency.RESTORING):
+        stored = record.object
+        assert stored is not None, f"no object: {record}"
+        assert record.misplaced == (stored.key != key_of(PREFIX, record.path)), f"misplaced is wrong: {record}"
+        info = machine.world.memory.head(stored.key)
+        assert (info.etag, info.size) == (stored.etag, stored.size), f"not the object that is recorded: {record}"
+        if record.residency is Residency.MIRRORED and st and identity_of(st) == record.identity:
+            body = machine.world.memory.objects[stored.key]
+            with open(os.path.join(os.fsencode(machine.world.hot), record.path), "rb") as file:
+                assert file.read() == body, f"believed to be identical, and is not: {record}"
+
+
+def _is_moving(machine: Machine, record: Record) -> bool:
+    return record.path in machine.archiver.active or machine.restorer.active() > 0
+
+
+def _check_numbers(machine: Machine) -> None:
+    """No two living files have the same node id; hard links have one."""
+    seen: dict[Ino, tuple[int, int]] = {}
+    for path in machine.walk():
+        found = machine.tree.find(path)
+        inode = (0, int(found.ino)) if found.record else (1, machine.hot.lstat(path).st_ino)
+        assert seen.setdefault(found.ino, inode) == inode, f"node id {found.ino} of {path!r} is given twice"
+
+
+def _check_open_files(machine: Machine) -> None:
+    """The counters say what the handles are."""
+    files, counted = list(machine.filesystem.files._open.values()), machine.tier.open_files
+    assert sum(counted.writers.values()) == sum(file.fd is not None and file.is_writer for file in files)
+    assert sum(counted.readers.values()) == sum(file.fd is not None and not file.is_writer for file in files)
+    if not machine.restorer.active():
+        assert sum(counted.objects.values()) == sum(file.stored is not None for file in files)
