@@ -73,6 +73,19 @@ class Restorer:
         if restore.error:
             raise restore.error
 
+    async def nameless(self, stored: ObjectRef) -> Fd:
+        """The bytes of an object in a file without a name, which belongs to the caller: a removed file that is open.
+
+        StoreError, DeadlineExceeded, OSError (ENOSPC).
+        """
+        fd = self._tier.hot.temporary(b"")
+        try:
+            await self._fill(fd, stored, _Restore())
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     async def _run_one(self, record: Record, restore: _Restore) -> None:
         try:
             await self._bring_back(record, restore)

@@ -274,7 +274,8 @@ class Tier:
         record = self.catalog.get(path)
         if record is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
-        self.hot.link_temporary(fd, path)
+        with self.hot.keeping_directory_times(path):
+            self.hot.link_temporary(fd, path)
         self.hot.sync_directory(split(path)[0])
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)

@@ -71,6 +71,14 @@ def cold_stat(a: Attributes) -> ColdStat:
     return ColdStat(a.mode, a.uid, a.gid, a.size, a.atime_ns, a.mtime_ns, a.ctime_ns, blocks)
 
 
+def without_privileges(mode: int) -> int:
+    """The mode that a regular file keeps when it is given away, or changed by somebody else than root (inode(7)).
+
+    setgid without the group's execute bit stays: it does not give privileges.
+    """
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
 class Found(NamedTuple):
     """A file of the tree: its node id, its stat, and its record where it has no hot bytes."""
 
@@ -309,7 +317,8 @@ class Tree:
         record = self._cold(path)
         if record:
             a = record.attributes
-            self._record(path, replace(a, uid=a.uid if uid == -1 else uid, gid=a.gid if gid == -1 else gid))
+            uid, gid = a.uid if uid == -1 else uid, a.gid if gid == -1 else gid
+            self._record(path, replace(a, uid=uid, gid=gid, mode=without_privileges(a.mode)))
         else:
             with self.tier.changing_attributes(path):
                 self.hot.chown(path, uid, gid)

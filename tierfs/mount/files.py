@@ -6,18 +6,18 @@ the other: a file that was restored is read from the hot tier from then on, a wr
 
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
-from tierfs.core.errors import FileLost, ObjectChanged, ObjectMissing
+from tierfs.core.errors import FileLost, NotEligible, ObjectChanged, ObjectMissing
 from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record
 from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
-from tierfs.mount.passthrough import IoModes
+from tierfs.mount.nodes import Node, Nodes
+from tierfs.mount.passthrough import IoModes, drop_privileges
 from tierfs.stores.hot import apply_attributes, split
 
 #: open(2) flags that mean something to the backing file. O_APPEND does not: the kernel gives the offsets.
@@ -39,6 +39,8 @@ class Attachments(Protocol):
     def attach(self, index: int, fd: Fd | None, size: int) -> None: ...
 
     def detach(self, index: int) -> None: ...
+
+    def kills_privileges(self) -> bool: ...
 
 
 class Readers(Protocol):
@@ -65,18 +67,19 @@ class OpenFile:
 
 
 class Files:
-    """All open files of a mount. `path_of` finds the present path of a node; it raises ESTALE for a removed one.
+    """All open files of a mount.
 
     A file handle is an index, and in its upper 32 bits the backing id of a file that the kernel passes through.
     """
 
-    def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, path_of: Callable[[Ino], bytes]) -> None:
+    def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, nodes: Nodes) -> None:
         self.modes = IoModes()
         self.attachments: Attachments | None = None
         self._tier = tier
         self._readers = readers
         self._restorer = restorer
-        self._path_of = path_of
+        self._nodes = nodes
+        self._reviving: dict[Ino, trio.Event] = {}
         self._open: dict[Handle, OpenFile] = {}
         self._free: list[int] = []
         self._indices = 0
@@ -176,7 +179,10 @@ class Files:
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """pwrite(2); a cold file is restored first."""
+        kills_privileges = self.attachments is not None and self.attachments.kills_privileges()
         fd = await self.writable(handle)
+        if kills_privileges:
+            drop_privileges(fd)
         return os.pwrite(fd, data, offset)
 
     async def writable(self, handle: Handle) -> Fd:
@@ -184,9 +190,43 @@ class Files:
         file = self.get(handle)
         fd = self._hot_descriptor(file)
         while fd is None:
-            await self._restorer.restore(self._path_of(file.ino))
+            await self._bring_back(file)
             fd = self._hot_descriptor(file)
         return fd
+
+    async def _bring_back(self, file: OpenFile) -> None:
+        """Give a file hot bytes again; one that was removed while it was cold gets them in a nameless file."""
+        node = self._nodes.get(file.ino)
+        if node and node.name is None:
+            await self.revive(node)
+            return
+        try:
+            await self._restorer.restore(self._nodes.path(file.ino))
+        except NotEligible:
+            if node is None or node.name is not None:
+                raise
+
+    async def revive(self, node: Node, keeps_bytes: bool = True) -> None:
+        """Bytes for the handles on a cold file that was removed: in a nameless file, which they share. ESTALE."""
+        under_way = self._reviving.get(node.ino)
+        if under_way:
+            await under_way.wait()
+            return
+        file, record = self.any_of(node.ino), node.record
+        if file is None or file.stored is None or record is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self._reviving[node.ino] = trio.Event()
+        try:
+            fd = await self._restorer.nameless(file.stored) if keeps_bytes else self._tier.hot.temporary(b"")
+            try:
+                apply_attributes(fd, (node.record or record).attributes)
+                for one in [one for one in self._open.values() if one.ino == node.ino and one.fd is None]:
+                    self._detach_object(one)
+                    self._attach(one, Fd(os.dup(fd)))
+            finally:
+                os.close(fd)
+        finally:
+            self._reviving.pop(node.ino).set()
 
     async def sync(self, handle: Handle, data_only: bool) -> None:
         """fsync(2), fdatasync(2). A file without hot bytes has nothing to write but its record."""
@@ -231,7 +271,7 @@ class Files:
         """The descriptor of a handle; opened now when the file has come back to the hot tier since."""
         if file.fd is None:
             try:
-                path = self._path_of(file.ino)
+                path = self._nodes.path(file.ino)
                 fd = self._open_hot(path, file.flags)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ESTALE):

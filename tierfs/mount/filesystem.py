@@ -8,14 +8,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import trio
 
-from tierfs.core.records import Handle, Ino
+from tierfs.core.records import Fd, Handle, Ino
 from tierfs.engine.restore import Restorer
-from tierfs.engine.tree import Found, Tree, cold_stat
+from tierfs.engine.tree import Found, Tree, cold_stat, without_privileges
+from tierfs.mount.changes import Changes, change_open, change_recorded
 from tierfs.mount.files import Files, Readers
 from tierfs.mount.nodes import Node, Nodes
 from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
@@ -30,18 +32,6 @@ class Caller(Protocol):
     def uid(self) -> int: ...
     @property
     def gid(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What setattr is to change; None leaves a field as it is. Times in nanoseconds since the epoch, size in bytes."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
 
 
 class Listed(NamedTuple):
@@ -61,7 +51,7 @@ class Filesystem:
     def __init__(self, tree: Tree, readers: Readers, restorer: Restorer) -> None:
         self.tree = tree
         self.nodes = Nodes()
-        self.files = Files(tree.tier, readers, restorer, self.nodes.path)
+        self.files = Files(tree.tier, readers, restorer, self.nodes)
         self._restorer = restorer
         self._hot = tree.hot
         self._listings: dict[Handle, tuple[Ino, list[bytes]]] = {}
@@ -114,9 +104,12 @@ class Filesystem:
             if flags & os.O_EXCL:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             self.nodes.looked_up(existing.ino, parent, name)
-            return existing, self.files.open(existing.ino, path, flags, existing.record)
+            handle = self.files.open(existing.ino, path, flags, existing.record)
+            if flags & os.O_TRUNC:
+                self._drop_privileges(existing.ino, caller)
+            return self.getattr(existing.ino), handle
         fd = self._hot.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | (flags & os.O_NOATIME), stat.S_IMODE(mode))
-        self._own(by_fd(fd), mode, caller, os.fstat(fd))
+        self._own(by_fd(fd), path, mode, caller)
         found = Found(self.tree.tier.numbers.of(st := os.fstat(fd)), st)
         self.nodes.looked_up(found.ino, parent, name)
         return found, self.files.adopt(found.ino, fd, flags)
@@ -182,57 +175,71 @@ class Filesystem:
 
     # -- attributes ----------------------------------------------------------------------------------------------
 
-    async def setattr(self, ino: Ino, changes: Changes, handle: Handle | None) -> Found:
-        """chmod(2), chown(2), truncate(2), utimensat(2), in this order: the size first, the times last."""
+    async def setattr(self, ino: Ino, changes: Changes, handle: Handle | None, caller: Caller) -> Found:
+        """truncate(2), chown(2), chmod(2), utimensat(2), in this order: the size first, the times last."""
         if changes.size is not None:
             await self._truncate(ino, changes.size, handle)
+            self._drop_privileges(ino, caller)
         if changes.mode is not None and self._has_cold_acl(ino):
             await self._restorer.restore(self.nodes.path(ino))
-        node = self._orphan(ino)
-        if node:
-            self._set_orphan(node, changes)
-        else:
-            self._set(self.nodes.path(ino), changes)
+        self._set(ino, changes)
         return self.getattr(ino)
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:
         """getxattr(2)."""
         node = self._orphan(ino)
-        if node:
-            fd = self._descriptor_of(node)
-            if fd is not None:
-                return os.getxattr(by_fd(fd), name)
+        if node is None:
+            return self.tree.getxattr(self.nodes.path(ino), name)
+        fd = self._descriptor_of(node)
+        if fd is not None:
+            return os.getxattr(by_fd(fd), name)
+        value = dict(node.record.attributes.xattrs).get(name) if node.record else None
+        if value is None:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        return self.tree.getxattr(self.nodes.path(ino), name)
+        return value
 
     def listxattr(self, ino: Ino) -> list[bytes]:
         """listxattr(2)."""
-        return [] if self._orphan(ino) else self.tree.listxattr(self.nodes.path(ino))
+        node = self._orphan(ino)
+        if node is None:
+            return self.tree.listxattr(self.nodes.path(ino))
+        fd = self._descriptor_of(node)
+        if fd is not None:
+            return [os.fsencode(name) for name in os.listxattr(by_fd(fd))]
+        return [name for name, _ in node.record.attributes.xattrs] if node.record else []
 
     async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         """setxattr(2). An access control list changes the mode too, in ways the local filesystem knows: it restores."""
-        if name.startswith(_ACL):
+        if name.startswith(_ACL) and not self._orphan(ino):
             await self._restorer.restore(self.nodes.path(ino))
-        self.tree.setxattr(self.nodes.path(ino), name, value, flags)
+        node = self._orphan(ino)
+        if node:
+            os.setxattr(by_fd(await self._orphan_bytes(node)), name, value, flags)
+        else:
+            self.tree.setxattr(self.nodes.path(ino), name, value, flags)
 
     async def removexattr(self, ino: Ino, name: bytes) -> None:
         """removexattr(2)."""
-        if name.startswith(_ACL):
+        if name.startswith(_ACL) and not self._orphan(ino):
             await self._restorer.restore(self.nodes.path(ino))
-        self.tree.removexattr(self.nodes.path(ino), name)
+        node = self._orphan(ino)
+        if node:
+            os.removexattr(by_fd(await self._orphan_bytes(node)), name)
+        else:
+            self.tree.removexattr(self.nodes.path(ino), name)
 
     # -- files and directories -----------------------------------------------------------------------------------
 
-    def open(self, ino: Ino, flags: int) -> Handle:
-        """open(2) of a node; never waits for the bucket."""
+    async def open(self, ino: Ino, flags: int, caller: Caller) -> Handle:
+        """open(2) of a node; never waits for the bucket, unless the file was removed."""
         node = self._orphan(ino)
         if node:
-            fd = self._descriptor_of(node)
-            if fd is None:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            return self.files.adopt(ino, os.open(by_fd(fd), flags & ~(os.O_CREAT | os.O_EXCL) | os.O_CLOEXEC), flags)  # type: ignore[arg-type]
+            return await self._open_orphan(node, flags)
         path = self.nodes.path(ino)
-        return self.files.open(ino, path, flags, self.tree.find(path).record)
+        handle = self.files.open(ino, path, flags, self.tree.find(path).record)
+        if flags & os.O_TRUNC:
+            self._drop_privileges(ino, caller)
+        return handle
 
     def opendir(self, ino: Ino) -> Handle:
         """opendir(3)."""
@@ -297,19 +304,20 @@ class Filesystem:
 
     def _made(self, path: bytes, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
         with self._hot.pinned(path) as exact:
-            self._own(exact, mode, caller, os.stat(exact))
+            self._own(exact, path, mode, caller)
         return self.lookup(parent, name)
 
-    def _own(self, exact: bytes, mode: int, caller: Caller, st: os.stat_result) -> None:
+    def _own(self, exact: bytes, path: bytes, mode: int, caller: Caller) -> None:
         """Make the caller the owner of what this process has made. chown(2) strips setuid and setgid: chmod again."""
-        gid = caller.gid if st.st_gid == os.getegid() else -1  # another group: the directory handed its own down
-        if (caller.uid, caller.gid) == (st.st_uid, st.st_gid) or (caller.uid, gid) == (st.st_uid, -1):
+        st = os.stat(exact)
+        if (caller.uid, caller.gid) == (st.st_uid, st.st_gid):
             return
-        os.chown(exact, caller.uid, gid)
+        os.chown(exact, caller.uid, self._group(path, caller))
         if mode & (stat.S_ISUID | stat.S_ISGID):
             os.chmod(exact, stat.S_IMODE(st.st_mode))
 
     def _group(self, path: bytes, caller: Caller) -> int:
+        """The caller's group, unless a setgid directory hands its own down."""
         directory = self._hot.lstat(path.rpartition(b"/")[0])
         return -1 if directory.st_mode & stat.S_ISGID else caller.gid
 
@@ -327,6 +335,18 @@ class Filesystem:
         if node.record is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return None
+
+    async def _orphan_bytes(self, node: Node, keeps_bytes: bool = True) -> int:
+        """A descriptor of a removed file, which gets hot bytes for it if it was cold. ESTALE."""
+        while (fd := self._descriptor_of(node)) is None:
+            await self.files.revive(node, keeps_bytes)
+        return fd
+
+    async def _open_orphan(self, node: Node, flags: int) -> Handle:
+        """open(2) of a removed file, through a descriptor in /proc."""
+        fd = await self._orphan_bytes(node, keeps_bytes=not flags & os.O_TRUNC)
+        opened = os.open(by_fd(fd), flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_CLOEXEC)
+        return self.files.adopt(node.ino, Fd(opened), flags)
 
     def _keep_directory(self, found: Found, path: bytes) -> None:
         """A directory that is removed lives on for those who are in it."""
@@ -353,7 +373,8 @@ class Filesystem:
                 os.ftruncate(file.fd, size)
                 return
         if node:
-            raise OSError(errno.EROFS, "a removed cold file cannot be written to any more")
+            os.ftruncate(await self._orphan_bytes(node, keeps_bytes=size > 0), size)
+            return
         path = self.nodes.path(ino)
         record = self.tree.find(path).record
         if record and size == 0:
@@ -363,8 +384,14 @@ class Filesystem:
         self.tree.tier.write_expected(path)
         self._hot.truncate(self.nodes.path(ino), size)
 
-    def _set(self, path: bytes, changes: Changes) -> None:
-        if changes.uid is not None or changes.gid is not None:
+    def _set(self, ino: Ino, changes: Changes) -> None:
+        node = self._orphan(ino)
+        if node:
+            self._set_orphan(node, changes)
+            return
+        path = self.nodes.path(ino)
+        # chown(2) that leaves both as they are arrives as no change at all; it sets the ctime.
+        if changes.uid is not None or changes.gid is not None or changes == Changes():
             uid = -1 if changes.uid is None else changes.uid
             self.tree.chown(path, uid, -1 if changes.gid is None else changes.gid)
         if changes.mode is not None:
@@ -374,19 +401,19 @@ class Filesystem:
 
     def _set_orphan(self, node: Node, changes: Changes) -> None:
         fd = self._descriptor_of(node)
-        if fd is None:
-            assert node.record is not None
-            a = node.record.attributes
-            mode = a.mode if changes.mode is None else stat.S_IFMT(a.mode) | stat.S_IMODE(changes.mode)
-            node.record = replace(node.record, attributes=replace(a, mode=mode))
+        if fd is not None:
+            change_open(fd, changes)
+        elif node.record:
+            now_ns = self.tree.tier.now()
+            node.record = replace(node.record, attributes=change_recorded(node.record.attributes, changes, now_ns))
+
+    def _drop_privileges(self, ino: Ino, caller: Caller) -> None:
+        """A file that somebody else than root truncates loses setuid, setgid and capabilities (inode(7))."""
+        if caller.uid == 0:
             return
-        exact = by_fd(fd)
-        if changes.uid is not None or changes.gid is not None:
-            gid = -1 if changes.gid is None else changes.gid
-            os.chown(exact, -1 if changes.uid is None else changes.uid, gid)
-        if changes.mode is not None:
-            os.chmod(exact, stat.S_IMODE(changes.mode))
-        if changes.atime_ns is not None or changes.mtime_ns is not None:
-            st = os.fstat(fd)
-            atime_ns = st.st_atime_ns if changes.atime_ns is None else changes.atime_ns
-            os.utime(exact, ns=(atime_ns, st.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns))
+        mode = self.getattr(ino).st.st_mode
+        if without_privileges(mode) != mode:
+            self._set(ino, Changes(mode=without_privileges(mode)))
+        if self._orphan(ino) is None:
+            with suppress(OSError):
+                self.tree.removexattr(self.nodes.path(ino), b"security.capability")

@@ -15,7 +15,8 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 from tierfs.core.errors import MountError, TierfsError
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
-from tierfs.mount.filesystem import Changes, Filesystem
+from tierfs.mount.changes import Changes
+from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.requests import Requests
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Adapter(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(await self._fs.setattr(ino, changes, fh))
+        return self._entry(await self._fs.setattr(ino, changes, fh, ctx))
 
     @_answering
     async def readlink(self, ino: Ino, ctx: RequestContext) -> bytes:  # type: ignore[override]
@@ -145,7 +146,7 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def open(self, ino: Ino, flags: int, ctx: RequestContext) -> FileInfo:  # type: ignore[override]
-        return FileInfo(fh=cast("pyfuse3.FileHandleT", self._fs.open(ino, flags)), keep_cache=True)
+        return FileInfo(fh=cast("pyfuse3.FileHandleT", await self._fs.open(ino, flags, ctx)), keep_cache=True)
 
     @_answering
     async def create(  # type: ignore[override]
