@@ -13,9 +13,7 @@ from hypothesis import HealthCheck, settings
 from tierfs.mount import kernel
 
 settings.register_profile("dev", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile(
-    "ci", deadline=None, max_examples=200, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, derandomize=True, print_blob=True)
 
 #: In the environment of every process that a test starts, however far away from it.
 MARK = "SESSION_OF_TIERFS_TESTS"
@@ -82,7 +80,7 @@ def can_mount(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """A test ends its processes, its mounts and its temporary directories. Those of wider fixtures were there before."""
+    """A test ends its processes, mounts and temporary directories; those of wider fixtures were there before."""
     before = _left()
     yield
     deadline = time.monotonic() + _GRACE_S

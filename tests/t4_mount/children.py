@@ -12,7 +12,7 @@ STRANGER = 54321
 
 
 def run_as(uid: int, function: Callable[[], _T]) -> _T:
-    """Call `function` in a child process that is user and group `uid`, and return what it returned, or raise what it raised."""
+    """Call `function` in a child process that is user and group `uid`; returns and raises what it does."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -113,6 +113,13 @@ PAIRED = (
     *("missing", "file", "empty", "hard-linked", "directory", "full directory", "link to a file", "dangling link"),
     *("fifo", "in a directory", "root's file", "in root's directory", "in a sticky directory", "below a file"),
 )
+
+
+def _give(path: str, owner: int) -> None:
+    mode = os.lstat(path).st_mode
+    os.lchown(path, owner, owner)
+    if stat.S_ISREG(mode):
+        os.chmod(path, stat.S_IMODE(mode))  # chown(2) takes setuid away
 
 
 # -- what is done ------------------------------------------------------------------------------------------------------
@@ -253,13 +260,11 @@ class Case:
         directory.mkdir()
         for name, kind in zip("ab", self.kinds, strict=False):
             OBJECTS[kind].make(directory / name)
-            for path in sorted(directory.rglob("*")):
-                if path.relative_to(directory).parts[0].partition(".")[0] == name and not OBJECTS[kind].owner_is_root:
-                    mode = path.lstat().st_mode
-                    os.lchown(path, owner, owner)
-                    if stat.S_ISREG(mode):
-                        path.chmod(stat.S_IMODE(mode))
-        for path in [*directory.rglob("*"), directory]:
+            if owner and not OBJECTS[kind].owner_is_root:
+                for path in below(directory):
+                    if os.path.relpath(path, directory)[0] == name:
+                        _give(path, owner)
+        for path in [*below(directory), str(directory)]:
             os.utime(path, ns=(_PAST_NS, _PAST_NS), follow_symlinks=False)
         os.chown(directory, owner, owner)
 
@@ -274,26 +279,48 @@ class Case:
             return errno.errorcode.get(error.errno or 0, error)
 
 
-def cases() -> Iterator[Case]:
-    """All of them."""
-    for operation, kind in product(SINGLE, OBJECTS):
-        yield Case(operation, (kind,))
-    for operation, first, second in product(DOUBLE, PAIRED, PAIRED):
-        yield Case(operation, (first, second))
+def cases(is_root: bool) -> list[Case]:
+    """All of them; for root, root's own files are like any others."""
+
+    def differ(kinds: Iterable[str]) -> list[str]:
+        return [kind for kind in kinds if not (is_root and OBJECTS[kind].owner_is_root)]
+
+    single = [Case(operation, (kind,)) for operation, kind in product(SINGLE, differ(OBJECTS))]
+    pairs = product(DOUBLE, differ(PAIRED), differ(PAIRED))
+    return single + [Case(operation, (first, second)) for operation, first, second in pairs]
+
+
+def below(directory: Path | str) -> list[str]:
+    """All names below a directory, each before what is in it."""
+    found = []
+    for entry in sorted(os.scandir(directory), key=lambda one: one.name):
+        found.append(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            found += below(entry.path)
+    return found
+
+
+def look_at_times(directory: Path) -> dict[str, dict[str, Any]]:
+    """Names, inodes and times of a case's directory."""
+    seen = {}
+    for path in [str(directory), *below(directory)]:
+        st = os.lstat(path)
+        seen[os.path.relpath(path, directory)] = {"inode": st.st_ino, "times": (st.st_mtime_ns, st.st_ctime_ns)}
+    return seen
 
 
 def look(directory: Path) -> dict[str, dict[str, Any]]:
     """Everything that can be seen of a case's directory: names, attributes, contents; times and inodes on their own."""
     seen = {}
-    for path in [directory, *sorted(directory.rglob("*"))]:
-        st = path.lstat()
+    for path in [str(directory), *below(directory)]:
+        st = os.lstat(path)
         what: dict[str, Any] = {"stat": _stat(st), "inode": st.st_ino, "times": (st.st_mtime_ns, st.st_ctime_ns)}
         if stat.S_ISLNK(st.st_mode):
             what["target"] = os.readlink(path)
         elif stat.S_ISREG(st.st_mode):
-            what["content"] = path.read_bytes() if st.st_size < 1 << 20 else b""
+            what["content"] = Path(path).read_bytes() if st.st_size < 1 << 20 else b""
             what["xattrs"] = {name: os.getxattr(path, name) for name in os.listxattr(path)}
-        seen[str(path.relative_to(directory))] = what
+        seen[os.path.relpath(path, directory)] = what
     return seen
 
 
