@@ -247,7 +247,7 @@ class Open:
 
     async def truncate(self, size: int) -> None:
         """ftruncate(2)."""
-        await self.machine.filesystem.setattr(self.ino, Changes(size=size), self.handle)
+        await self.machine.filesystem.setattr(self.ino, Changes(size=size), self.handle, CALLER)
 
     def size(self) -> int:
         """fstat(2)."""
@@ -361,12 +361,12 @@ class Machine:
     async def truncate(self, path: bytes, size: int) -> None:
         """truncate(2)."""
         with self.node(path) as ino:
-            await self.filesystem.setattr(ino, Changes(size=size), None)
+            await self.filesystem.setattr(ino, Changes(size=size), None, CALLER)
 
     async def change(self, path: bytes, **changes: int) -> None:
         """chmod(2), chown(2), utimensat(2)."""
         with self.node(path) as ino:
-            await self.filesystem.setattr(ino, Changes(**changes), None)
+            await self.filesystem.setattr(ino, Changes(**changes), None, CALLER)
 
     async def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
         """setxattr(2)."""
@@ -378,10 +378,20 @@ class Machine:
         with self.node(path) as ino:
             return {name: self.filesystem.getxattr(ino, name) for name in self.filesystem.listxattr(ino)}
 
-    def mkdir(self, path: bytes) -> None:
+    async def removexattr(self, path: bytes, name: bytes) -> None:
+        """removexattr(2)."""
+        with self.node(path) as ino:
+            await self.filesystem.removexattr(ino, name)
+
+    def readlink(self, path: bytes) -> bytes:
+        """readlink(2)."""
+        with self.node(path) as ino:
+            return self.filesystem.readlink(ino)
+
+    def mkdir(self, path: bytes, mode: int = 0o755) -> None:
         """mkdir(2)."""
         with self.parent(path) as (directory, name):
-            found = self.filesystem.mkdir(directory, name, 0o755, CALLER)
+            found = self.filesystem.mkdir(directory, name, mode, CALLER)
             self.filesystem.forget(found.ino, 1)
 
     def rmdir(self, path: bytes) -> None:
