@@ -55,6 +55,10 @@ class _Loop:
             raise OSError(error.errno, str(error)) from error
         except (trio.RunFinishedError, trio.Cancelled):
             raise Died from None
+        except BaseExceptionGroup as group:
+            if group.split((Died, trio.Cancelled))[1] is None:
+                raise Died from None
+            raise
 
     def end(self) -> None:
         """End the loop; errors that nobody was told are raised."""

@@ -15,7 +15,7 @@ from itertools import islice
 
 import trio
 
-from tierfs.core.errors import ObjectMissing, StoreError, StoreUnavailable
+from tierfs.core.errors import ObjectMissing, StoreError, StoreUnavailable, TierfsError
 from tierfs.core.keys import RESERVED, key_of
 from tierfs.core.records import ObjectRef, Record
 from tierfs.core.residency import Residency
@@ -69,7 +69,7 @@ class Sweeper:
             await self._delete(key)
 
     async def sweep(self) -> None:
-        """Do what can be done now; what fails is left for the next sweep. StoreError: the first failure."""
+        """Do what can be done now; what fails is left for the next sweep. TierfsError: the first failure."""
         async with self._lock:
             failures = await self._delete_all()
             failures += await self._move_all()
@@ -79,9 +79,9 @@ class Sweeper:
 
     # -- deletions -----------------------------------------------------------------------------------------------
 
-    async def _delete_all(self) -> list[StoreError]:
+    async def _delete_all(self) -> list[TierfsError]:
         keys = [tombstone.key for tombstone in self._catalog.tombstones()]
-        failures: list[StoreError] = []
+        failures: list[TierfsError] = []
         limit = trio.CapacityLimiter(_DELETES_AT_ONCE)
 
         async def one(key: str) -> None:
@@ -89,7 +89,7 @@ class Sweeper:
                 async with self.using(key):
                     if self._may_delete(key):
                         await self._delete(key)
-            except StoreError as error:
+            except TierfsError as error:
                 failures.append(error)
             finally:
                 limit.release_on_behalf_of(key)
@@ -118,10 +118,10 @@ class Sweeper:
 
     # -- renames -------------------------------------------------------------------------------------------------
 
-    async def _move_all(self) -> list[StoreError]:
+    async def _move_all(self) -> list[TierfsError]:
         """Move each misplaced object, in an order in which keys become free; a circle is broken by stepping aside."""
         waiting = {record.path: record for record in self._catalog.misplaced()}
-        failures: list[StoreError] = []
+        failures: list[TierfsError] = []
         turned_away = 0
         while waiting and not _is_down(failures):
             record = waiting.pop(next(iter(waiting)))
@@ -192,7 +192,7 @@ class Sweeper:
 
     # -- lost objects --------------------------------------------------------------------------------------------
 
-    async def _look_for_lost(self) -> list[StoreError]:
+    async def _look_for_lost(self) -> list[TierfsError]:
         """LOST heals when the object is there again, as it was."""
         for record in list(islice(self._catalog.records(Residency.LOST), _LOOKS_FOR_LOST)):
             if record.object and record.object.etag:
@@ -211,7 +211,7 @@ def _is_same(info: ObjectInfo, stored: ObjectRef) -> bool:
     return (info.etag, info.size) == (stored.etag, stored.size)
 
 
-def _is_down(failures: list[StoreError]) -> bool:
+def _is_down(failures: list[TierfsError]) -> bool:
     """Whether the next request would only wait for a bucket that is not there."""
     return any(isinstance(error, StoreUnavailable) for error in failures)
 
