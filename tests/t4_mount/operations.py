@@ -24,6 +24,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
+def below(directory: Path | str) -> list[str]:
+    """All names below a directory, each before what is in it."""
+    found = []
+    for entry in sorted(os.scandir(directory), key=lambda one: one.name):
+        found.append(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            found += below(entry.path)
+    return found
+
+
 def rename2(source: str, target: str, flags: int) -> None:
     """renameat2(2)."""
     if _libc.renameat2(-100, os.fsencode(source), -100, os.fsencode(target), flags):
@@ -125,7 +135,8 @@ def _give(path: str, owner: int) -> None:
 # -- what is done ------------------------------------------------------------------------------------------------------
 
 
-def _stat(st: os.stat_result) -> tuple[int, ...]:
+def stat_of(st: os.stat_result) -> tuple[int, ...]:
+    """What stat(2) says that does not depend on where and when."""
     return st.st_mode, st.st_nlink, st.st_uid, st.st_gid, 0 if stat.S_ISDIR(st.st_mode) else st.st_size
 
 
@@ -155,14 +166,14 @@ def _used_after_unlink(path: str) -> Any:
         os.pwrite(fd, b"xyz", 3)
         os.ftruncate(fd, 12)
         os.fchmod(fd, 0o600)
-        return os.pread(fd, 100, 0), _stat(os.fstat(fd))
+        return os.pread(fd, 100, 0), stat_of(os.fstat(fd))
     finally:
         os.close(fd)
 
 
 SINGLE: dict[str, Callable[[str], Any]] = {
-    "stat": lambda p: _stat(os.stat(p)),
-    "lstat": lambda p: _stat(os.lstat(p)),
+    "stat": lambda p: stat_of(os.stat(p)),
+    "lstat": lambda p: stat_of(os.lstat(p)),
     "access": lambda p: [os.access(p, mode) for mode in (os.F_OK, os.R_OK, os.W_OK, os.X_OK, 7)],
     "readlink": os.readlink,
     "listdir": lambda p: sorted(os.listdir(p)),
@@ -173,11 +184,11 @@ SINGLE: dict[str, Callable[[str], Any]] = {
     "append": lambda p: _opened(p, os.O_WRONLY | os.O_APPEND, lambda fd: os.write(fd, b"abc")),
     "read and write": lambda p: _opened(p, os.O_RDWR, lambda fd: (os.pwrite(fd, b"abc", 2), os.pread(fd, 9, 0))),
     "write far behind the end": lambda p: _opened(p, os.O_WRONLY, lambda fd: os.pwrite(fd, b"abc", 1000)),
-    "create": lambda p: _opened(p, os.O_WRONLY | os.O_CREAT, lambda fd: _stat(os.fstat(fd))),
+    "create": lambda p: _opened(p, os.O_WRONLY | os.O_CREAT, lambda fd: stat_of(os.fstat(fd))),
     "create anew": lambda p: _opened(p, os.O_RDWR | os.O_CREAT | os.O_EXCL, lambda fd: os.write(fd, b"abc")),
     "create and empty": lambda p: _opened(p, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
     "open to empty": lambda p: _opened(p, os.O_WRONLY | os.O_TRUNC),
-    "open O_PATH": lambda p: _opened(p, os.O_PATH | os.O_NOFOLLOW, lambda fd: _stat(os.fstat(fd))),
+    "open O_PATH": lambda p: _opened(p, os.O_PATH | os.O_NOFOLLOW, lambda fd: stat_of(os.fstat(fd))),
     "open O_DIRECTORY": lambda p: _opened(p, os.O_RDONLY | os.O_DIRECTORY),
     "fsync": lambda p: _opened(p, os.O_RDONLY, os.fsync),
     "fdatasync": lambda p: _opened(p, os.O_RDONLY, os.fdatasync),
@@ -288,51 +299,3 @@ def cases(is_root: bool) -> list[Case]:
     single = [Case(operation, (kind,)) for operation, kind in product(SINGLE, differ(OBJECTS))]
     pairs = product(DOUBLE, differ(PAIRED), differ(PAIRED))
     return single + [Case(operation, (first, second)) for operation, first, second in pairs]
-
-
-def below(directory: Path | str) -> list[str]:
-    """All names below a directory, each before what is in it."""
-    found = []
-    for entry in sorted(os.scandir(directory), key=lambda one: one.name):
-        found.append(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            found += below(entry.path)
-    return found
-
-
-def look_at_times(directory: Path) -> dict[str, dict[str, Any]]:
-    """Names, inodes and times of a case's directory."""
-    seen = {}
-    for path in [str(directory), *below(directory)]:
-        st = os.lstat(path)
-        seen[os.path.relpath(path, directory)] = {"inode": st.st_ino, "times": (st.st_mtime_ns, st.st_ctime_ns)}
-    return seen
-
-
-def look(directory: Path) -> dict[str, dict[str, Any]]:
-    """Everything that can be seen of a case's directory: names, attributes, contents; times and inodes on their own."""
-    seen = {}
-    for path in [str(directory), *below(directory)]:
-        st = os.lstat(path)
-        what: dict[str, Any] = {"stat": _stat(st), "inode": st.st_ino, "times": (st.st_mtime_ns, st.st_ctime_ns)}
-        if stat.S_ISLNK(st.st_mode):
-            what["target"] = os.readlink(path)
-        elif stat.S_ISREG(st.st_mode):
-            what["content"] = Path(path).read_bytes() if st.st_size < 1 << 20 else b""
-            what["xattrs"] = {name: os.getxattr(path, name) for name in os.listxattr(path)}
-        seen[os.path.relpath(path, directory)] = what
-    return seen
-
-
-def change(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What is there afterwards, with inodes told by the names that they had, and times by whether they changed."""
-    names: dict[int, str] = {}
-    for name, what in before.items():
-        names.setdefault(what["inode"], name)
-    told = {}
-    for name, what in after.items():
-        old = names.get(what["inode"])
-        times = before[old]["times"] if old else None
-        changed = [new != then for new, then in zip(what["times"], times, strict=True)] if times else []
-        told[name] = what | {"inode": old or "new", "times": changed}
-    return told
