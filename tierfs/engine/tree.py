@@ -142,20 +142,19 @@ class Tree:
         if self.tier.cold_record(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(path))
 
-    def unlink(self, path: bytes) -> None:
-        """Remove a file from both tiers; the object goes later."""
-        st = self.hot.lstat_or_none(path)
-        if st is None and self.tier.cold_record(path) is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
-        if st and stat.S_ISDIR(st.st_mode):
+    def unlink(self, path: bytes) -> Found:
+        """Remove a file from both tiers, and return what it was; the object goes later."""
+        found = self.find(path)
+        if stat.S_ISDIR(found.st.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
         self.tier.removed(path)
         self.tier.pins.discard(path)
-        if st:
+        if isinstance(found.st, os.stat_result):
             self.hot.unlink(path)
-            self._freed(st)
+            self._freed(found.st)
         else:
             self.hot.touch_directory(path, self.tier.now())
+        return found
 
     def rmdir(self, path: bytes) -> None:
         """Remove an empty directory: empty in both tiers."""

@@ -106,11 +106,12 @@ class Files:
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
-    def adopt(self, ino: Ino, fd: Fd, flags: int) -> Handle:
+    def adopt(self, ino: Ino, fd: Fd, flags: int, st: os.stat_result | None = None) -> Handle:
         """A handle on a descriptor that was just opened, which belongs to the handle from now on."""
         file = OpenFile(ino, self._index(), flags)
-        self._attach(file, fd)
-        return self._add(file)
+        st = st or os.fstat(fd)
+        self._attach(file, fd, st)
+        return self._add(file, st)
 
     def open(self, ino: Ino, path: bytes, flags: int, record: Record | None) -> Handle:
         """open(2) of a file that exists. Never waits: a cold file's first chunk is asked for only. EIO when lost."""
@@ -222,7 +223,7 @@ class Files:
                 apply_attributes(fd, (node.record or record).attributes)
                 for one in [one for one in self._open.values() if one.ino == node.ino and one.fd is None]:
                     self._detach_object(one)
-                    self._attach(one, Fd(os.dup(fd)))
+                    self._attach(one, Fd(os.dup(fd)), os.fstat(fd))
             finally:
                 os.close(fd)
         finally:
@@ -277,13 +278,14 @@ class Files:
                 if error.errno in (errno.ENOENT, errno.ESTALE):
                     return None
                 raise
-            if self._tier.numbers.of(os.fstat(fd)) != file.ino:
+            st = os.fstat(fd)
+            if self._tier.numbers.of(st) != file.ino:
                 os.close(fd)
                 return None
             if file.is_writer:
                 self._tier.write_expected(path)
             self._detach_object(file)
-            self._attach(file, fd)
+            self._attach(file, fd, st)
         return file.fd
 
     def _open_hot(self, path: bytes, flags: int, extra: int = 0) -> Fd:
@@ -293,9 +295,9 @@ class Files:
             kept = kept & ~os.O_ACCMODE | os.O_RDWR
         return self._tier.hot.open(path, kept | extra)
 
-    def _attach(self, file: OpenFile, fd: Fd) -> None:
+    def _attach(self, file: OpenFile, fd: Fd, st: os.stat_result) -> None:
         file.fd = fd
-        file.hot_ino = HotIno(os.fstat(fd).st_ino)
+        file.hot_ino = HotIno(st.st_ino)
         self._tier.open_files.opened(file.hot_ino, file.is_writer)
         if self.attachments:
             self.attachments.attach(file.index, fd, 0)
@@ -311,9 +313,9 @@ class Files:
         self._indices += 1
         return self._indices
 
-    def _add(self, file: OpenFile) -> Handle:
+    def _add(self, file: OpenFile, st: os.stat_result | None = None) -> Handle:
         if self.attachments and file.stored:
             self.attachments.attach(file.index, None, file.stored.size)
-        handle = Handle(self.modes.opened(file.ino, file.fd) << 32 | file.index)
+        handle = Handle(self.modes.opened(file.ino, file.fd, st) << 32 | file.index)
         self._open[handle] = file
         return handle

@@ -109,10 +109,10 @@ class Filesystem:
                 self._drop_privileges(existing.ino, caller)
             return self.getattr(existing.ino), handle
         fd = self._hot.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | (flags & os.O_NOATIME), stat.S_IMODE(mode))
-        self._own(by_fd(fd), path, mode, caller)
-        found = Found(self.tree.tier.numbers.of(st := os.fstat(fd)), st)
+        st = self._own(by_fd(fd), path, mode, caller, os.fstat(fd))
+        found = Found(self.tree.tier.numbers.of(st), st)
         self.nodes.looked_up(found.ino, parent, name)
-        return found, self.files.adopt(found.ino, fd, flags)
+        return found, self.files.adopt(found.ino, fd, flags, st)
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
         """mkdir(2)."""
@@ -146,9 +146,7 @@ class Filesystem:
     def unlink(self, parent: Ino, name: bytes) -> None:
         """unlink(2). The file lives on in its open handles."""
         path = self._path(parent, name)
-        found = self.tree.find(path)
-        self.tree.unlink(path)
-        self._removed(found, parent, name)
+        self._removed(self.tree.unlink(path), parent, name)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """rmdir(2)."""
@@ -304,17 +302,17 @@ class Filesystem:
 
     def _made(self, path: bytes, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
         with self._hot.pinned(path) as exact:
-            self._own(exact, path, mode, caller)
+            self._own(exact, path, mode, caller, os.stat(exact))
         return self.lookup(parent, name)
 
-    def _own(self, exact: bytes, path: bytes, mode: int, caller: Caller) -> None:
+    def _own(self, exact: bytes, path: bytes, mode: int, caller: Caller, st: os.stat_result) -> os.stat_result:
         """Make the caller the owner of what this process has made. chown(2) strips setuid and setgid: chmod again."""
-        st = os.stat(exact)
         if (caller.uid, caller.gid) == (st.st_uid, st.st_gid):
-            return
+            return st
         os.chown(exact, caller.uid, self._group(path, caller))
         if mode & (stat.S_ISUID | stat.S_ISGID):
             os.chmod(exact, stat.S_IMODE(st.st_mode))
+        return os.stat(exact)
 
     def _group(self, path: bytes, caller: Caller) -> int:
         """The caller's group, unless a setgid directory hands its own down."""

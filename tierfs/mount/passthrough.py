@@ -49,11 +49,11 @@ class IoModes:
         """How many backing ids are held."""
         return sum(1 for inode in self._open.values() if inode.backing_id)
 
-    def opened(self, ino: Ino, fd: Fd | None) -> int:
-        """The backing id for a new handle on `ino`, or CACHED. `fd` None: it has no hot bytes now."""
+    def opened(self, ino: Ino, fd: Fd | None, st: os.stat_result | None) -> int:
+        """The backing id for a new handle on `ino`, or CACHED. `fd` (with its `st`) None: it has no hot bytes now."""
         inode = self._open.get(ino)
         if inode is None:
-            inode = self._open[ino] = _Open(self._register(fd))
+            inode = self._open[ino] = _Open(self._register(fd, st))
         inode.handles += 1
         self.opens["passthrough" if inode.backing_id else "cached"] += 1
         return inode.backing_id
@@ -68,8 +68,8 @@ class IoModes:
         if inode.backing_id and self.device:
             self.device.unregister(inode.backing_id)
 
-    def _register(self, fd: Fd | None) -> int:
-        if self.device is None or fd is None or may_have_privileges(fd):
+    def _register(self, fd: Fd | None, st: os.stat_result | None) -> int:
+        if self.device is None or fd is None or st is None or may_have_privileges(fd, st.st_mode):
             return CACHED
         try:
             return self.device.register(fd)
@@ -94,9 +94,8 @@ def why_not(device: BackingDevice, probe: Fd) -> str:
     return ""
 
 
-def may_have_privileges(fd: Fd) -> bool:
+def may_have_privileges(fd: Fd, mode: int) -> bool:
     """Whether a write has to take set-user-ID, set-group-ID or capabilities away: writes must then be seen."""
-    mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode) or mode & (stat.S_ISUID | stat.S_ISGID):
         return True
     if not mode & 0o111:
