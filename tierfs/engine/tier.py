@@ -170,7 +170,7 @@ class Tier:
         record = self.catalog.get(path)
         if file.residency is not Residency.MIRRORED or record is None:
             raise NotEligible("not archived")
-        if reason := why_kept(file) or why_never(file, self.settings):
+        if reason := why_kept(file) or why_never(file, self.settings) or self.hot.why_busy(path):
             raise NotEligible(reason)
         return record
 

@@ -6,7 +6,9 @@ that is swapped in at the worst moment, leads out of the directory. Methods rais
 
 import ctypes
 import errno
+import fcntl
 import os
+import signal
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -279,6 +281,24 @@ class HotTier:
     def link_temporary(self, fd: Fd, path: bytes) -> None:
         """Give a nameless file its name. EEXIST when the name is taken."""
         self._link_descriptor(by_fd(fd), path)
+
+    def why_busy(self, path: bytes) -> str:
+        """Why stores may still reach the bytes of a file that this process believes closed; empty when none can.
+
+        A shared mapping of a file that the kernel passes through outlives its handle: only the kernel knows of it. A
+        read lease is refused while anybody can write (fcntl(2), F_SETLEASE). Where leases may not be used (EACCES,
+        EINVAL) there is no passthrough either.
+        """
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # to an opener in between; SIGIO would end the process
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            return "open or mapped for writing" if error.errno == errno.EAGAIN else ""
+        finally:
+            os.close(fd)
+        return ""
 
     def sync_directory(self, path: bytes) -> None:
         """fsync(2) of a directory: the names in it are durable."""
