@@ -99,20 +99,25 @@ class Filesystem:
     def create(self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Found, Handle]:
         """open(2) with O_CREAT."""
         path = self._path(parent, name)
-        existing = self.tree.find_or_none(path)
-        if existing:
+        try:
+            self.tree.claim_name(path)
+            fd = self._hot.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | (flags & os.O_NOATIME), stat.S_IMODE(mode))
+        except FileExistsError:
             if flags & os.O_EXCL:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            self.nodes.looked_up(existing.ino, parent, name)
-            handle = self.files.open(existing.ino, path, flags, existing.record)
-            if flags & os.O_TRUNC:
-                self._drop_privileges(existing.ino, caller)
-            return self.getattr(existing.ino), handle
-        fd = self._hot.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | (flags & os.O_NOATIME), stat.S_IMODE(mode))
+                raise
+            return self._open_existing(parent, name, flags, caller)
         st = self._own(by_fd(fd), path, mode, caller, os.fstat(fd))
         found = Found(self.tree.tier.numbers.of(st), st)
         self.nodes.looked_up(found.ino, parent, name)
         return found, self.files.adopt(found.ino, fd, flags, st)
+
+    def _open_existing(self, parent: Ino, name: bytes, flags: int, caller: Caller) -> tuple[Found, Handle]:
+        """What open(2) with O_CREAT does to a file that the kernel did not know to be there."""
+        found = self.lookup(parent, name)
+        handle = self.files.open(found.ino, self._path(parent, name), flags, found.record)
+        if flags & os.O_TRUNC:
+            self._drop_privileges(found.ino, caller)
+        return self.getattr(found.ino), handle
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
         """mkdir(2)."""
