@@ -249,7 +249,7 @@ class S3Store:
                 before, token = token, page.get("NextContinuationToken") if page["IsTruncated"] else None
                 if page["IsTruncated"] and (not token or token == before):
                     raise Refuted(StoreRefused, "the store says that there are more objects, but not how to get them")
-            yield from found
+            yield from (info for info in found if not s3_probe.is_of_self_test(info.key))
             if token is None:
                 return
 

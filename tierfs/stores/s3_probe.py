@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +22,9 @@ from tierfs.stores.cold import plain_metadata
 from tierfs.stores.s3_answers import NOT_S3, Abilities, Refuted, Wire, check_range, plain_etag
 from tierfs.stores.s3_upload import crc32_text, digest_of
 
-#: Objects of the self-test; they are gone when it ends, and nobody lists the bucket for keys like these.
+#: Objects of the self-test; they are gone when it ends, and a list leaves them out: the mount may serve meanwhile.
 _NAME = ".tierfs-self-test-"
+_OURS = re.compile(re.escape(_NAME) + r"[0-9a-f]{16}")
 
 _BODY = b"tierfs wrote this object to learn what the store can do; it may be deleted"
 _METADATA = {"tierfs-test": "kept"}
@@ -53,6 +55,11 @@ class _Test:
 
     def put(self, **arguments: Any) -> dict[str, Any]:
         return self.wire.call("put_object", self.key, Body=_BODY, **arguments)
+
+
+def is_of_self_test(key: str) -> bool:
+    """Whether an object belongs to a self-test: one that runs now, or one that was killed."""
+    return _OURS.search(key) is not None
 
 
 def probe(wire: Wire, prefix: str, assumed: Abilities, read_only: bool) -> Findings:
