@@ -131,11 +131,17 @@ class Worker:
         self.scanner = Scanner(tier, self.store, self._appeared)
 
     def _appeared(self, path: bytes) -> None:
-        """A name came into the tree that the kernel may know as missing."""
-        directory, name = split(path)
-        found = self.filesystem.tree.find_or_none(directory)
-        if found:
-            fuse.forget_name(found.ino if directory else ROOT, name)
+        """A name came into the tree that the kernel may know as missing, perhaps with directories above it."""
+        tree, nodes = self.filesystem.tree, self.filesystem.nodes
+        while path:
+            directory, name = split(path)
+            above = tree.find_or_none(directory)
+            if above is None:
+                return
+            fuse.forget_name(above.ino if directory else ROOT, name)
+            if not directory or nodes.get(above.ino):
+                return
+            path = directory
 
     async def prepare(self) -> None:
         """Everything that can fail before the mount is made. TierfsError."""

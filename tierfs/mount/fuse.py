@@ -62,6 +62,8 @@ class Adapter(pyfuse3.Operations):
         self._fs = filesystem
         self._timeout = _SHARED_CACHE_S if shared_hot else _KERNEL_CACHE_S
         self._on_init = on_init
+        self._missing = EntryAttributes()  # number 0: the kernel keeps in mind that the name is not there
+        self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self._timeout
         self.errors = 0
 
     def init(self) -> None:
@@ -84,7 +86,10 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def lookup(self, parent: Ino, name: bytes, ctx: RequestContext) -> EntryAttributes:  # type: ignore[override]
-        return self._entry(self._fs.lookup(parent, name))
+        try:
+            return self._entry(self._fs.lookup(parent, name))
+        except FileNotFoundError:
+            return self._missing
 
     async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:  # type: ignore[override]
         for ino, count in inode_list:
