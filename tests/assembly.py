@@ -16,6 +16,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
@@ -94,6 +95,7 @@ class MortalCatalog(Catalog):
 
     def __init__(self, path: Path, store: str, life: Life) -> None:
         self.life = life
+        self._copying = threading.Lock()
         super().__init__(path, store)
 
     def sync(self) -> None:
@@ -104,9 +106,10 @@ class MortalCatalog(Catalog):
     def keep_durable(self) -> None:
         """What is committed now is what a power cut leaves."""
         fresh = self._path.with_suffix(".fresh")
-        with closing(sqlite3.connect(fresh)) as copy:
-            self._db.backup(copy)
-        fresh.replace(self._path.with_suffix(".durable"))
+        with self._copying:
+            with closing(sqlite3.connect(fresh)) as copy:
+                self._db.backup(copy)
+            fresh.replace(self._path.with_suffix(".durable"))
 
 
 for _name, _method in _mortal(
