@@ -116,6 +116,16 @@ class Mount:
         reports = self.client.move(verb, [os.fsencode(path) for path in paths], recursive)
         return [report for report in reports if isinstance(report, Outcome)]
 
+    def inside(self, path: str | bytes | Path) -> bytes:
+        """The path relative to the mount of a path in it."""
+        return os.path.relpath(os.fsencode(path), os.fsencode(self.path))
+
+    def make_cold(self, path: Path, content: bytes) -> None:
+        """A cold file with this content."""
+        path.write_bytes(content)
+        self.release(self.inside(path))
+        assert self.residency(self.inside(path)) == "cold"
+
     def release_all(self) -> None:
         """Release every file that can be; those that never go cold stay hot."""
         self.outcomes("release", b"", recursive=True)
@@ -153,6 +163,25 @@ class Mount:
     def _move(self, verb: Verb, paths: tuple[str | bytes, ...], recursive: bool) -> None:
         failed = [outcome for outcome in self.outcomes(verb, *paths, recursive=recursive) if outcome.result == "failed"]
         assert not failed, failed
+
+
+def refused(plan: Plan) -> tuple[int, str]:
+    """Mount in the background, as people do, where that must fail: the exit status, and what it said."""
+    command = [word for word in plan.command() if word != "--foreground"]
+    environment = os.environ | dict(plan.environment)
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_START_S,
+        check=False,
+    )
+    if done.returncode == 0:
+        _cut_off(plan.mountpoint)
+        raise AssertionError("the mount came up")
+    return done.returncode, done.stderr
 
 
 @contextmanager
