@@ -15,6 +15,7 @@ import trio
 from tierfs.core.errors import IntegrityError, NotEligible, ObjectMissing, TierfsError
 from tierfs.core.records import Fd, Ino, ObjectRef, Record
 from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.engine.durable import sync_directory
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import apply_attributes, split
 
@@ -128,7 +129,7 @@ class Restorer:
             apply_attributes(fd, restored.attributes)
             self._tier.refresh_identity(restored.path, ino)
         self._changed(ino)
-        await trio.to_thread.run_sync(self._tier.hot.for_thread().sync_directory, split(restored.path)[0])
+        await sync_directory(self._tier.hot, split(restored.path)[0])
 
     async def _fill(self, fd: Fd, stored: ObjectRef, restore: _Restore) -> None:
         if stored.size:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from tierfs.core.records import Fd, Handle, Ino
+from tierfs.engine.durable import sync_directory
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tree import Found, Tree, cold_stat, without_privileges
 from tierfs.mount.changes import Changes, change_open, change_recorded
@@ -282,7 +283,7 @@ class Filesystem:
         """fsync(2) of a directory: its names are durable in both tiers."""
         ino = self._listings[handle][0]
         if not self._orphan(ino):
-            await trio.to_thread.run_sync(self._hot.for_thread().sync_directory, self.nodes.path(ino))
+            await sync_directory(self._hot, self.nodes.path(ino))
         await trio.to_thread.run_sync(self.tree.catalog.sync)
 
     # -- inside --------------------------------------------------------------------------------------------------

@@ -300,9 +300,13 @@ class HotTier:
             os.close(fd)
         return ""
 
+    def open_directory(self, path: bytes) -> Fd:
+        """A descriptor of a directory that can be read and synced; it belongs to the caller."""
+        return Fd(os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory(path)))
+
     def sync_directory(self, path: bytes) -> None:
         """fsync(2) of a directory: the names in it are durable."""
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory(path))
+        fd = self.open_directory(path)
         try:
             os.fsync(fd)
         finally:
