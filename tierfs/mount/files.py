@@ -22,6 +22,8 @@ from tierfs.stores.hot import apply_attributes, split
 
 #: open(2) flags that mean something to the backing file. O_APPEND does not: the kernel gives the offsets.
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+#: A file that was brought back may have been released again before its writer got there; not for ever.
+_TRIES = 5
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -190,9 +192,14 @@ class Files:
         """The hot descriptor of a handle that is about to change the file."""
         file = self.get(handle)
         fd = self._hot_descriptor(file)
-        while fd is None:
+        for _ in range(_TRIES):
+            if fd is not None:
+                return fd
             await self._bring_back(file)
             fd = self._hot_descriptor(file)
+        if fd is None:
+            # Neither tier has a file of this number under its name: it went away behind the mount.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return fd
 
     async def _bring_back(self, file: OpenFile) -> None:
@@ -201,8 +208,11 @@ class Files:
         if node and node.name is None:
             await self.revive(node)
             return
+        path = self._nodes.path(file.ino)
+        if self._tier.cold_record(path) is None:
+            raise OSError(errno.ESTALE, "another file has its name", os.fsdecode(path))
         try:
-            await self._restorer.restore(self._nodes.path(file.ino))
+            await self._restorer.restore(path)
         except NotEligible:
             if node is None or node.name is not None:
                 raise
