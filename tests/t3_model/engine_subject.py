@@ -73,6 +73,7 @@ class EngineSubject:
     """A World, and the Machine that is alive in it."""
 
     has_kernel = False
+    can_die = True
 
     def __init__(self) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="tierfs-model-")

@@ -28,7 +28,7 @@ FORMAT = "1"
 _BLOCK = 1 << 20
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h: the clock that timestamps of files are taken from
 _CLOCK_STEP_NS = 10_000_000  # the longest tick of a kernel (HZ=100): timestamps of files are as fine as that
-_LOOKS = 200  # clock steps to wait for a file that changes all the time
+_LOOKS = 1000  # milliseconds to wait for a file that changes all the time
 _LONGEST_METADATA = 1800  # bytes; S3 allows 2 KiB for all keys and values together
 
 
@@ -162,12 +162,12 @@ class Archiver:
         return self._tier.release(path, record)
 
     async def _wait_until_changes_show(self, path: bytes) -> None:
-        """Wait until another write would give the file another ctime: the kernel's clock for them goes in steps."""
+        """Wait until another write would give the file another ctime: the clock that these are taken from has steps."""
         for _ in range(_LOOKS):
-            behind_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) - self._tier.hot.lstat(path).st_ctime_ns
-            if not 0 <= behind_ns < _CLOCK_STEP_NS:
+            ahead_ns = self._tier.hot.lstat(path).st_ctime_ns - time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+            if not 0 <= ahead_ns < _CLOCK_STEP_NS:
                 return
-            await trio.to_thread.run_sync(time.sleep, _CLOCK_STEP_NS / 1e9)  # the kernel's time, whatever trio's is
+            await trio.to_thread.run_sync(time.sleep, 0.001)  # the kernel's time, whatever trio's is
         raise NotEligible("it is being changed")
 
     async def _upload(self, record: Record, key: str) -> ObjectRef:

@@ -147,7 +147,7 @@ class Operator:
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
         """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
         for path in paths:
-            found = self._engine.tree.find_or_none(path)
+            found = self._find(path)
             if found is None:
                 yield Outcome(path, "failed", "no such file")
             elif not stat.S_ISDIR(found.st.st_mode):
@@ -155,6 +155,12 @@ class Operator:
             else:
                 for below, inside in self._below(path, recursive):
                     yield await self._entry(below, inside)
+
+    def _find(self, path: bytes) -> Found | None:
+        try:
+            return self._engine.tree.find_or_none(path)
+        except NotADirectoryError:
+            return None
 
     async def _entry(self, path: bytes, found: Found) -> Entry:
         tier, settings, st = self._engine.tier, self._engine.settings, found.st
@@ -227,7 +233,7 @@ class Operator:
                 yield outcome
 
     def _collect(self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]) -> None:
-        found = self._engine.tree.find_or_none(path)
+        found = self._find(path)
         if found is None:
             refused.append(Outcome(path, "failed", "no such file"))
         elif not stat.S_ISDIR(found.st.st_mode):
@@ -293,7 +299,7 @@ class Operator:
     async def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
         """Never release these files, or the files below these directories."""
         for path in paths:
-            if self._engine.tree.find_or_none(path) is None:
+            if self._find(path) is None:
                 yield Outcome(path, "failed", "no such file")
             elif path in self._engine.tier.pins:
                 yield Outcome(path, "unchanged", "pinned already")
@@ -319,7 +325,7 @@ class Operator:
             return [Outcome(b"", "done", bytes=max(0, before - await self._cached_total()))]
         outcomes = []
         for path in paths:
-            found = self._engine.tree.find_or_none(path)
+            found = self._find(path)
             record = (found and found.record) or self._engine.tier.catalog.get(path)
             if found is None:
                 outcomes.append(Outcome(path, "failed", "no such file"))
