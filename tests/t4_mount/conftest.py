@@ -8,13 +8,16 @@ import pytest
 
 from tests.mounting import Mount, Plan, directory, mounted
 
+#: Small enough that a few kilobytes are many chunks, large enough that the kernel's pages are not larger.
+CHUNK_SIZE = "4KiB"
+
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def mount() -> Iterator[Mount]:
-    """A mount of its own for each module: hot directory beside it, store in a directory, policy off."""
-    with directory() as home, mounted(Plan(home)) as made:
+    """A mount of its own for each module: hot directory beside it, store in a directory, small chunks, policy off."""
+    with directory() as home, mounted(Plan(home, flags=("--chunk-size", CHUNK_SIZE))) as made:
         yield made
 
 

@@ -28,11 +28,6 @@ NAMES = {
 }
 
 
-def inside(mount: Mount, path: bytes) -> bytes:
-    """A path relative to the mount."""
-    return os.path.relpath(path, os.fsencode(mount.path))
-
-
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
 def test_a_name_goes_cold_and_comes_back(mount: Mount, place: Path, name: bytes) -> None:
     """The listing, the bytes, and a file below a directory of that name are the same in both tiers."""
@@ -41,7 +36,7 @@ def test_a_name_goes_cold_and_comes_back(mount: Mount, place: Path, name: bytes)
     for path in (file, below):
         os.makedirs(os.path.dirname(path))
         Path(os.fsdecode(path)).write_bytes(name)
-    too_long = [o for o in mount.outcomes("release", inside(mount, above), recursive=True) if o.result == "failed"]
+    too_long = [o for o in mount.outcomes("release", mount.inside(above), recursive=True) if o.result == "failed"]
     assert all("too long" in outcome.reason or "longer than" in outcome.reason for outcome in too_long), too_long
     for path in (file, below):
         assert os.listdir(os.path.dirname(path)) == [name]
@@ -51,14 +46,14 @@ def test_a_name_goes_cold_and_comes_back(mount: Mount, place: Path, name: bytes)
     os.rename(moved, file)
     assert os.listdir(os.path.join(above, b"f")) == [name]
     if len(name) < 255 or name.startswith(b"x"):
-        assert mount.residency(inside(mount, file)) == "cold"
+        assert mount.residency(mount.inside(file)) == "cold"
 
 
 def test_names_that_differ_in_case_or_normal_form_are_different_files(mount: Mount, place: Path) -> None:
     names = ["a", "A", "é", "e\u0301"]
     for name in names:
         (place / name).write_text(name)
-    mount.release(inside(mount, os.fsencode(place)), recursive=True)
+    mount.release(mount.inside(place), recursive=True)
     assert sorted(os.listdir(place)) == sorted(names)
     assert [(place / name).read_text() for name in names] == names
 
