@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 
 from tierfs.core.errors import FileLost, NotEligible, ObjectChanged, ObjectMissing
-from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record
+from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record, why_lost
 from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
@@ -124,7 +124,7 @@ class Files:
         if flags & os.O_TRUNC:
             return self.adopt(ino, self.replace(path, record, flags), flags)
         if record.residency is Residency.LOST or record.object is None:
-            raise FileLost(f"{os.fsdecode(path)} is lost: its object is gone")
+            raise FileLost(f"{os.fsdecode(path)} is lost: {why_lost(record)}")
         file = OpenFile(ino, self._index(), flags, reader=self._readers.reader(record.object), stored=record.object)
         self._tier.open_files.opened_object(record.object.key)
         if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:

@@ -371,13 +371,11 @@ class Filesystem:
 
     async def _truncate(self, ino: Ino, size: int, handle: Handle | None) -> None:
         node = self._orphan(ino)
-        if handle is not None or node:
-            file = self.files.get(handle) if handle is not None else self.files.any_of(ino)
-            if file and file.fd is not None:
-                os.ftruncate(file.fd, size)
-                return
+        if handle is not None and (fd := self.files.get(handle).fd) is not None:
+            os.ftruncate(fd, size)
+            return
         if node:
-            os.ftruncate(await self._orphan_bytes(node, keeps_bytes=size > 0), size)
+            os.truncate(by_fd(await self._orphan_bytes(node, keeps_bytes=size > 0)), size)
             return
         path = self.nodes.path(ino)
         record = self.tree.find(path).record
