@@ -136,10 +136,6 @@ class _Wrapper:
     def counters(self) -> StoreCounters:
         return self.inner.counters
 
-    @counters.setter
-    def counters(self, value: StoreCounters) -> None:
-        self.inner.counters = value
-
     @contextmanager
     def _around(self, operation: str, key: str) -> Iterator[None]:
         yield

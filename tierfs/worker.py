@@ -47,6 +47,7 @@ from tierfs.stores.catalog import Catalog
 from tierfs.stores.cold import ColdStore
 from tierfs.stores.directory import DirectoryStore
 from tierfs.stores.hot import HotTier, split
+from tierfs.stores.late import LateStore
 
 log = logging.getLogger("tierfs")
 
@@ -102,16 +103,32 @@ class Worker:
         lock_state(state, exits)
         self.warnings: tuple[str, ...] = ()
         self.store_warnings: tuple[str, ...] = ()
-        self.store = open_store(self.address, settings)
-        exits.callback(self.store.close)
         self.catalog = Catalog(state / "catalog.sqlite", request["source"])
         exits.callback(self.catalog.close)
+        self.store = self._store()
+        exits.callback(self.store.close)
         self.cache = ChunkCache(state / "cache", settings.cache_size)
         exits.callback(self.cache.close)
         self.hot = HotTier(hot)
         exits.callback(self.hot.close)
         self.tier = Tier(self.hot, self.catalog, settings, self.address.prefix, time.time_ns)
         self._wire(exits)
+
+    def _store(self) -> ColdStore:
+        """The cold store. A directory that should hold objects, and is not there or does not, may come later."""
+        if self.address.kind != "file" or not any(self.catalog.records()):
+            return open_store(self.address, self.settings)
+
+        def reopen() -> ColdStore:
+            store = DirectoryStore(self.address.bucket_or_dir)
+            try:
+                store.expect_objects()
+            except StoreError:
+                store.close()
+                raise
+            return store
+
+        return LateStore(reopen)
 
     def _wire(self, exits: ExitStack) -> None:
         settings, tier = self.settings, self.tier
@@ -147,8 +164,6 @@ class Worker:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
         remember(self.request)
-        if isinstance(self.store, DirectoryStore) and any(self.catalog.records()):
-            self.store.expect_objects()
         changed = recover(self.tier)
         if changed:
             log.info("recovery changed %d records", changed)

@@ -43,7 +43,8 @@ def archive(paths: tuple[str, ...], recursive: bool) -> int:
     \b
     tierfs archive -r /srv/data/2024
 
-    A file that is open for writing, pinned, excluded, empty or hard-linked is left alone, and the reason is said.
+    A file that is open for writing, empty or hard-linked is left alone, and the reason is said. Patterns, ages and pins
+    are for the policy: a file that is named here is archived in spite of them.
     """
     return _move("archive", "archived", paths, recursive)
 

@@ -83,6 +83,13 @@ class Record:
     restored_ns: int = 0
 
 
+def why_lost(record: Record) -> str:
+    """Why the bytes of a LOST file cannot be had, as the part of a sentence."""
+    if record.object is None or not record.object.etag:
+        return "its hot bytes went away behind the mount, and the bucket has an older version at best"
+    return f"its object {record.object.key} is gone from the bucket"
+
+
 @dataclass(frozen=True, slots=True)
 class Tombstone:
     """An object that the tree no longer names and the bucket still holds."""

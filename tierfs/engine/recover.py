@@ -12,7 +12,7 @@ from itertools import islice
 import trio
 
 from tierfs.core.keys import Named, is_reserved, path_of
-from tierfs.core.records import Record
+from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import Finding
 from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
 from tierfs.engine.tier import Tier
@@ -80,7 +80,10 @@ async def check(tier: Tier, store: ColdStore, online: bool) -> AsyncIterator[Fin
     """Everything in which catalog, hot directory and bucket disagree. `online`: bytes may be moving."""
     for problem in tier.catalog.check_integrity():
         yield Finding(
-            "catalog-corrupt", b"", f"SQLite finds the catalog damaged: {problem}", "stop the mount and rebuild it"
+            "catalog-corrupt",
+            b"",
+            f"SQLite finds the catalog damaged: {problem}",
+            "unmount, move the catalog away, mount again",
         )
     objects: dict[str, ObjectInfo] = {}
     listing = store.list(tier.prefix)
@@ -121,7 +124,8 @@ def check_record(tier: Tier, record: Record, objects: dict[str, ObjectInfo], onl
             meaning = f"the object {record.object.key} was overwritten by something else"
             found.append(Finding("object-changed", record.path, meaning, "bring the recorded version back"))
     if record.residency is Residency.LOST:
-        found.append(Finding("lost", record.path, "its only copy is gone", "bring the object back, or remove the file"))
+        remedy = "bring the bytes back into the tree or the bucket, or remove the file"
+        found.append(Finding("lost", record.path, why_lost(record), remedy))
     return found
 
 
@@ -137,7 +141,7 @@ def check_objects(tier: Tier, objects: dict[str, ObjectInfo]) -> list[Finding]:
         elif not named.is_directory and tier.hot.lstat_or_none(named.path) is None:
             meaning = f"the object {key} is not shown in the tree"
             found.append(
-                Finding("object-unknown", named.path, meaning, "nothing: the next scan of the bucket shows it")
+                Finding("object-unknown", named.path, meaning, "remove the object, or mount with an empty --state")
             )
     return found
 

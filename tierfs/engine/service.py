@@ -13,7 +13,7 @@ import trio
 from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.policy import why_not_archived, why_not_released
-from tierfs.core.records import Record
+from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
@@ -169,7 +169,7 @@ class Operator:
         if found.record:
             residency = found.record.residency
             cached = await self._cached_bytes(found.record)
-            reason = "its object is gone from the bucket" if residency is Residency.LOST else ""
+            reason = why_lost(found.record) if residency is Residency.LOST else ""
         else:
             file = tier.look(path, tier.hot.lstat(path))
             residency, now_ns = file.residency, tier.now()

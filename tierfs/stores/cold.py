@@ -56,7 +56,8 @@ class StoreCounters:
 class ColdStore(Protocol):
     """An object store: whole objects in, byte ranges out."""
 
-    counters: StoreCounters
+    @property
+    def counters(self) -> StoreCounters: ...
 
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         """Upload `source` as `key`, replacing any object there, and return what a HEAD afterwards says of it.

@@ -100,8 +100,7 @@ class HotTier:
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory(path))
         try:
             with os.scandir(fd) as entries:
-                for entry in entries:
-                    yield entry
+                yield from entries
         finally:
             os.close(fd)
 
