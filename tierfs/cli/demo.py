@@ -20,6 +20,7 @@ from tierfs.cli.rendering import shown_size
 from tierfs.core.errors import ConfigError
 from tierfs.core.quantities import parse_size
 from tierfs.core.reports import Entry
+from tierfs.mount.launch import LOG_NAME
 
 _BUCKET = "demo"
 _BIG = "library.tar"
@@ -60,9 +61,13 @@ def demo(tree: str | None, files: int, limit: str) -> int:
         url = exits.enter_context(demo_stage.s3_server(directory / "buckets", transcript.environment))
         exits.enter_context(demo_stage.mountpoint_in(directory))
         story = Story(transcript, directory)
-        story.mount(url)
-        story.copy_in(copy_sample(roots, directory / "original", files, int(parse_size(limit))))
-        story.tell()
+        try:
+            story.mount(url)
+            story.copy_in(copy_sample(roots, directory / "original", files, int(parse_size(limit))))
+            story.tell()
+        except DemoFailed:
+            story.show_log(directory / "state" / LOG_NAME)
+            raise
     click.echo()
     click.secho(f"Every comparison held; {transcript.elapsed_s():.0f} seconds. Nothing is left behind.", bold=True)
     return 0
@@ -76,6 +81,13 @@ class Story:
         self._data = directory / "data"
         self._original = directory / "original"
         self._objects = directory / "buckets" / _BUCKET
+
+    def show_log(self, log: Path) -> None:
+        """What the mount had to say, for the one who has to find out why a comparison did not hold."""
+        if log.exists():
+            said = [line for line in log.read_text(errors="replace").splitlines() if " INFO archived " not in line]
+            self._t.say(f"The end of the log of the mount ({log.name}):")
+            self._t.output("\n".join(said[-20:]), whole=True)
 
     def mount(self, url: str) -> None:
         """A directory and a bucket become one tree."""
