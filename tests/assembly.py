@@ -435,9 +435,9 @@ class Machine:
     def list(self, path: bytes) -> list[bytes]:
         """The names in a directory."""
         with self.node(path) as ino:
-            handle = self.filesystem.opendir(ino)
-            entries = [entry.name for entry in self.filesystem.readdir(handle, 0)]
-            self.filesystem.releasedir(handle)
+            handle = self.filesystem.listings.open(ino)
+            entries = [entry.name for entry in self.filesystem.listings.read(handle, 0)]
+            self.filesystem.listings.close(handle)
         assert len(set(entries)) == len(entries), entries
         return sorted(set(entries) - {b".", b".."})
 

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import trio
 
 from tierfs import __version__
 from tierfs.admin import control, registry
+from tierfs.admin.logs import start_logging
 from tierfs.core.config import Settings
 from tierfs.core.errors import ConfigError, MountError, StoreError, TierfsError
 from tierfs.core.records import Fd
@@ -53,7 +53,6 @@ log = logging.getLogger("tierfs")
 
 REQUEST_NAME = "mount.json"
 
-_LOG_BYTES = 10 << 20
 _PROBE_PAUSE_S = 60.0
 _SCAN_PATIENCE_S = 3.0
 
@@ -325,29 +324,6 @@ def check_state(state: str) -> tuple[str, list[Finding]]:
 
 async def _check(worker: Worker) -> list[Finding]:
     return [finding async for finding in check(worker.tier, worker.store, online=False)]
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the traceback where there is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {"time": self.formatTime(record), "level": record.levelname.lower(), "logger": record.name}
-        fields["message"] = record.getMessage()
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
-
-
-def start_logging(request: dict[str, Any]) -> None:
-    """Log to standard error in the foreground, else to a file in the state directory that is rotated."""
-    settings = request["settings"]
-    handler: logging.Handler = logging.StreamHandler()
-    if not request["foreground"]:
-        handler = RotatingFileHandler(Path(request["state"], "tierfs.log"), maxBytes=_LOG_BYTES, backupCount=3)
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(JsonLines() if settings["log_format"] == "json" else plain)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("tierfs").setLevel(settings["log_level"].upper())
 
 
 async def run(channel: socket.socket) -> None:

@@ -7,10 +7,9 @@ those that need the bytes of a cold file (read, write, truncate, link) for the b
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import trio
 
@@ -20,6 +19,7 @@ from tierfs.engine.restore import Restorer
 from tierfs.engine.tree import Found, Tree, cold_stat, without_privileges
 from tierfs.mount.changes import Changes, change_open, change_recorded
 from tierfs.mount.files import Files, Readers
+from tierfs.mount.listings import Listings
 from tierfs.mount.nodes import Node, Nodes
 from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
 
@@ -35,14 +35,6 @@ class Caller(Protocol):
     def gid(self) -> int: ...
 
 
-class Listed(NamedTuple):
-    """One entry of a directory listing; `next_offset` is where the listing goes on behind it."""
-
-    name: bytes
-    found: Found
-    next_offset: int
-
-
 class Filesystem:
     """One mounted tree.
 
@@ -55,8 +47,7 @@ class Filesystem:
         self.files = Files(tree.tier, readers, restorer, self.nodes)
         self._restorer = restorer
         self._hot = tree.hot
-        self._listings: dict[Handle, tuple[Ino, list[bytes]]] = {}
-        self._next_listing = Handle(1)
+        self.listings = Listings(tree, self.nodes, self.getattr)
         tree.tier.is_claimed = self.nodes.is_orphan
 
     def close(self) -> None:
@@ -245,43 +236,9 @@ class Filesystem:
             self._drop_privileges(ino, caller)
         return handle
 
-    def opendir(self, ino: Ino) -> Handle:
-        """opendir(3)."""
-        handle, self._next_listing = self._next_listing, Handle(self._next_listing + 1)
-        self._listings[handle] = (ino, [])
-        return handle
-
-    def releasedir(self, handle: Handle) -> None:
-        """closedir(3)."""
-        self._listings.pop(handle, None)
-
-    def readdir(self, handle: Handle, offset: int) -> Iterator[Listed]:
-        """The entries from `offset` on. Offsets count the names of one snapshot, taken whenever a listing begins."""
-        ino, names = self._listings[handle]
-        if self._orphan(ino):
-            return
-        path = self.nodes.path(ino)
-        if offset == 0:
-            names[:] = [b".", b"..", *(name for name, _, _ in self.tree.names(path))]
-        cold = {name: Found(ino, st) for name, ino, st in self.tree.names(path) if ino and st} if offset == 0 else {}
-        for index in range(offset, len(names)):
-            name = names[index]
-            found = cold.get(name) or self._entry(ino, path, name)
-            if found:
-                yield Listed(name, found, index + 1)
-
-    def listed(self, parent: Ino, entry: Listed) -> None:
-        """An entry was handed to the kernel, which counts as a look-up."""
-        if entry.name not in (b".", b".."):
-            self.nodes.looked_up(entry.found.ino, parent, entry.name)
-
-    def directory_of(self, handle: Handle) -> Ino:
-        """The node of an open directory."""
-        return self._listings[handle][0]
-
     async def sync_directory(self, handle: Handle) -> None:
         """fsync(2) of a directory: its names are durable in both tiers."""
-        ino = self._listings[handle][0]
+        ino = self.listings.directory(handle)
         if not self._orphan(ino):
             await sync_directory(self._hot, self.nodes.path(ino))
         await trio.to_thread.run_sync(self.tree.catalog.sync)
@@ -297,14 +254,6 @@ class Filesystem:
         path = self._path(parent, name)
         self.tree.claim_name(path)
         return path
-
-    def _entry(self, directory: Ino, path: bytes, name: bytes) -> Found | None:
-        if name == b".":
-            return self.getattr(directory)
-        if name == b"..":
-            node = self.nodes.get(directory)
-            return self.getattr(node.parent if node else directory)
-        return self.tree.find_or_none(join(path, name))
 
     def _made(self, path: bytes, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
         with self._hot.pinned(path) as exact:

@@ -178,20 +178,21 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def opendir(self, ino: Ino, ctx: RequestContext) -> Handle:  # type: ignore[override]
-        return self._fs.opendir(ino)
+        return self._fs.listings.open(ino)
 
     @_answering
     async def readdir(self, fh: Handle, start_id: int, token: pyfuse3.ReaddirToken) -> None:  # type: ignore[override]
-        directory = self._fs.directory_of(fh)
-        for entry in self._fs.readdir(fh, start_id):
+        listings = self._fs.listings
+        directory = listings.directory(fh)
+        for entry in listings.read(fh, start_id):
             name = cast("Any", entry.name)
             if not pyfuse3.readdir_reply(token, name, self._entry(entry.found), entry.next_offset):
                 break
-            self._fs.listed(directory, entry)
+            listings.handed_out(directory, entry)
 
     @_answering
     async def releasedir(self, fh: Handle) -> None:  # type: ignore[override]
-        self._fs.releasedir(fh)
+        self._fs.listings.close(fh)
 
     @_answering
     async def fsyncdir(self, fh: Handle, datasync: bool) -> None:  # type: ignore[override]

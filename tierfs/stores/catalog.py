@@ -109,6 +109,10 @@ class Catalog:
 
     # -- facts ---------------------------------------------------------------------------------------------------
 
+    def changes(self) -> int:
+        """How many rows were changed since the catalog was opened: while it stands still, so does what was read."""
+        return self._db.total_changes
+
     def fact(self, name: str) -> str | None:
         """A fact about the catalog itself."""
         row = self._run("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()

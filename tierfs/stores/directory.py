@@ -40,6 +40,7 @@ from tierfs.stores.directory_layout import (
     OpenFile,
     about_path,
     explain,
+    info_of,
     make_directory,
     parent_of,
     remove_empty,
@@ -238,7 +239,7 @@ class DirectoryStore:
                     about = self._find_about(key, body)
                     if about is None and self._was_replaced(parts, body):
                         continue  # a put took the description away after the open
-                yield fd, _info(key, body, about)
+                yield fd, info_of(key, body, about)
                 return
             finally:
                 os.close(fd)
@@ -294,7 +295,7 @@ class DirectoryStore:
         body = stat_or_none(name, fd)
         if body is None or not stat.S_ISREG(body.st_mode) or not key.startswith(prefix):
             return None
-        info = _info(key, body, self._find_about(key, body))
+        info = info_of(key, body, self._find_about(key, body))
         return replace(info, metadata={})
 
     def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
@@ -396,9 +397,3 @@ class DirectoryStore:
         with self._lock:
             self.counters.bytes_uploaded += uploaded
             self.counters.bytes_downloaded += downloaded
-
-
-def _info(key: str, body: os.stat_result, about: About | None) -> ObjectInfo:
-    etag = about.etag if about else f"{body.st_size:x}-{body.st_mtime_ns:x}"
-    metadata = about.metadata if about else {}
-    return ObjectInfo(key, body.st_size, etag, modified_ns=body.st_mtime_ns, metadata=metadata)

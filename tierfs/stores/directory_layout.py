@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tierfs.core.errors import AccessDenied, ObjectMissing, StoreError, StoreRefused, StoreUnavailable
+from tierfs.stores.cold import ObjectInfo
 
 #: The directory, beside the objects, that is not one of them.
 RESERVED = b".tierfs-store"
@@ -173,3 +174,10 @@ class Bytes:
 
     def read_at(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
+
+
+def info_of(key: str, body: os.stat_result, about: About | None) -> ObjectInfo:
+    """What a store knows of an object: its body, and its description where it has one."""
+    etag = about.etag if about else f"{body.st_size:x}-{body.st_mtime_ns:x}"
+    metadata = about.metadata if about else {}
+    return ObjectInfo(key, body.st_size, etag, modified_ns=body.st_mtime_ns, metadata=metadata)

@@ -1,0 +1,92 @@
+"""Open directories: listings with offsets that hold while the directory changes.
+
+A listing is a snapshot of the names, taken whenever it begins, and an offset is a place in it. What a name stands for
+is looked up when it is handed out; for cold files the snapshot has that too, good while the catalog is unchanged.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tierfs.core.records import Handle, Ino
+from tierfs.engine.tree import Found, Tree
+from tierfs.mount.nodes import Nodes
+from tierfs.stores.hot import join
+
+
+class Listed(NamedTuple):
+    """One entry of a directory listing; `next_offset` is where the listing goes on behind it."""
+
+    name: bytes
+    found: Found
+    next_offset: int
+
+
+@dataclass(slots=True)
+class _Listing:
+    ino: Ino
+    names: list[bytes] = field(default_factory=list)
+    cold: dict[bytes, Found] = field(default_factory=dict)
+    changes: int = -1  # of the catalog, when `cold` was read
+
+
+class Listings:
+    """All open directories. `look` gives the attributes of a directory by its node id."""
+
+    def __init__(self, tree: Tree, nodes: Nodes, look: Callable[[Ino], Found]) -> None:
+        self._tree = tree
+        self._nodes = nodes
+        self._look = look
+        self._open: dict[Handle, _Listing] = {}
+        self._next = Handle(1)
+
+    def open(self, ino: Ino) -> Handle:
+        """opendir(3)."""
+        handle, self._next = self._next, Handle(self._next + 1)
+        self._open[handle] = _Listing(ino)
+        return handle
+
+    def close(self, handle: Handle) -> None:
+        """closedir(3)."""
+        self._open.pop(handle, None)
+
+    def directory(self, handle: Handle) -> Ino:
+        """The node of an open directory."""
+        return self._open[handle].ino
+
+    def read(self, handle: Handle, offset: int) -> Iterator[Listed]:
+        """The entries from `offset` on; none in a directory that was removed."""
+        listing = self._open[handle]
+        if self._nodes.is_orphan(listing.ino):
+            return
+        path = self._nodes.path(listing.ino)
+        if offset == 0:
+            self._begin(listing, path)
+        for index in range(offset, len(listing.names)):
+            name = listing.names[index]
+            found = self._find(listing, path, name)
+            if found:
+                yield Listed(name, found, index + 1)
+
+    def handed_out(self, parent: Ino, entry: Listed) -> None:
+        """The kernel took an entry, which counts as a look-up."""
+        if entry.name not in (b".", b".."):
+            self._nodes.looked_up(entry.found.ino, parent, entry.name)
+
+    def _begin(self, listing: _Listing, path: bytes) -> None:
+        listing.changes = self._tree.catalog.changes()
+        listing.names, listing.cold = [b".", b".."], {}
+        for name, ino, st in self._tree.names(path):
+            listing.names.append(name)
+            if ino and st:
+                listing.cold[name] = Found(ino, st)
+
+    def _find(self, listing: _Listing, path: bytes, name: bytes) -> Found | None:
+        if name == b".":
+            return self._look(listing.ino)
+        if name == b"..":
+            node = self._nodes.get(listing.ino)
+            return self._look(node.parent if node else listing.ino)
+        if listing.changes == self._tree.catalog.changes() and name in listing.cold:
+            return listing.cold[name]
+        return self._tree.find_or_none(join(path, name))
