@@ -10,7 +10,7 @@ from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCou
 
 
 class LateStore:
-    """ColdStore that stands for the one that `open_store` gives; its errors are those of opening until that succeeds."""
+    """ColdStore in front of the one that `open_store` gives; until that succeeds, its errors are those of opening."""
 
     def __init__(self, open_store: Callable[[], ColdStore]) -> None:
         self._open_store = open_store
