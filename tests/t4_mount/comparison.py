@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.mounting import Mount, directory
+from tests.mounting import Plan, directory, mounted
 from tests.t4_mount.children import run_as
 from tests.t4_mount.operations import below, stat_of
 from tierfs.core.reports import Verb
 
+#: Small enough that a few kilobytes are many chunks, and no smaller than a page of the kernel.
+CHUNK_SIZE = "4KiB"
 #: What makes all files of a directory hot, warm or cold.
 STATES: dict[str, Verb | None] = {"hot": None, "warm": "archive", "cold": "release"}
 
@@ -67,7 +69,8 @@ def look_at_times(directory: Path) -> Seen:
     seen = {}
     for path in [str(directory), *below(directory)]:
         st = os.lstat(path)
-        seen[os.path.relpath(path, directory)] = {"inode": st.st_ino, "times": (st.st_mtime_ns, st.st_ctime_ns)}
+        inode = stat.S_IFMT(st.st_mode), st.st_ino  # a number that is free is used again, often for another type
+        seen[os.path.relpath(path, directory)] = {"inode": inode, "times": (st.st_mtime_ns, st.st_ctime_ns)}
     return seen
 
 
@@ -76,7 +79,8 @@ def look(directory: Path) -> Seen:
     seen = {}
     for path in [str(directory), *below(directory)]:
         st = os.lstat(path)
-        what: dict[str, Any] = {"stat": stat_of(st), "inode": st.st_ino, "times": (st.st_mtime_ns, st.st_ctime_ns)}
+        what: dict[str, Any] = {"stat": stat_of(st), "times": (st.st_mtime_ns, st.st_ctime_ns)}
+        what["inode"] = stat.S_IFMT(st.st_mode), st.st_ino
         if stat.S_ISLNK(st.st_mode):
             what["target"] = os.readlink(path)
         elif stat.S_ISREG(st.st_mode):
@@ -88,7 +92,7 @@ def look(directory: Path) -> Seen:
 
 def change(before: Seen, after: Seen) -> Seen:
     """What is there afterwards, with inodes told by the names that they had, and times by whether they changed."""
-    names: dict[int, str] = {}
+    names: dict[tuple[int, int], str] = {}
     for name, what in before.items():
         names.setdefault(what["inode"], name)
     told = {}
@@ -107,18 +111,22 @@ def run_natively(cases: Sequence[CaseLike], uid: int) -> dict[CaseLike, Told]:
         return run.run(run.make())
 
 
-def differences(
-    mount: Mount, state: str, expected: dict[CaseLike, Told], uid: int, name: str = "compared"
-) -> Iterator[str]:
-    """Run the cases in a mount, with files in `state`, and say where they differ from what is expected."""
-    name = f"{name}-{state}-{uid}"
-    run = Run(list(expected), mount.plan.hot / name, mount.path / name, uid)
-    before = run.make()
-    if verb := STATES[state]:
-        mount.outcomes(verb, name, recursive=True)
-    for case, told in run.run(before).items():
-        for difference in compare(expected[case], told, state == "cold"):
-            yield f"{case}: {difference}"
+def differences(state: str, expected: dict[CaseLike, Told], uid: int) -> list[str]:
+    """Run the cases in a new mount, with files in `state`, and say where they differ from what is expected.
+
+    They are made in the hot directory, so that the kernel knows nothing of them when they run. In a mount that has no
+    cold files yet, inode numbers are those of the hot directory, and the comparison holds them to it.
+    """
+    with directory() as home, mounted(Plan(home, flags=("--chunk-size", CHUNK_SIZE))) as mount:
+        run = Run(list(expected), mount.plan.hot / "cases", mount.path / "cases", uid)
+        before = run.make()
+        if verb := STATES[state]:
+            mount.outcomes(verb, "cases", recursive=True)
+        return [
+            f"{case}: {difference}"
+            for case, told in run.run(before).items()
+            for difference in compare(expected[case], told, state == "cold")
+        ]
 
 
 def compare(wanted: Told, got: Told, is_cold: bool) -> Iterator[str]:

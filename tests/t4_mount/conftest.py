@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Mount, Plan, directory, mounted
-
-#: Small enough that a few kilobytes are many chunks, large enough that the kernel's pages are not larger.
-CHUNK_SIZE = "4KiB"
+from tests.t4_mount.comparison import CHUNK_SIZE
 
 _numbers = itertools.count(1)
 

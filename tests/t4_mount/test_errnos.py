@@ -5,7 +5,6 @@ import os
 import pytest
 
 from tests.conftest import require
-from tests.mounting import Mount
 from tests.t4_mount.children import STRANGER
 from tests.t4_mount.comparison import CaseLike, Told, differences, run_natively
 from tests.t4_mount.operations import cases
@@ -28,8 +27,8 @@ def expected() -> dict[str, dict[CaseLike, Told]]:
     [("root", "hot"), ("root", "warm"), ("root", "cold"), ("a stranger", "hot"), ("a stranger", "cold")],
 )
 def test_every_operation_does_what_a_plain_directory_does(
-    mount: Mount, expected: dict[str, dict[CaseLike, Told]], user: str, state: str
+    expected: dict[str, dict[CaseLike, Told]], user: str, state: str
 ) -> None:
     """Results, errnos, and what stat, listings, contents and times say afterwards."""
-    found = list(differences(mount, state, expected[user], USERS[user]))
+    found = differences(state, expected[user], USERS[user])
     assert not found, f"{len(found)} differences in {len(expected[user])} cases:\n" + "\n".join(found)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.mounting import Mount
 from tests.t4_mount.comparison import CaseLike, Told, differences, run_natively
 from tests.t4_mount.operations import EXCHANGE, rename2, stat_of
 
@@ -324,8 +323,8 @@ def expected() -> dict[CaseLike, Told]:
 
 
 @pytest.mark.parametrize("state", ["hot", "warm", "cold"])
-def test_stories_end_as_in_a_plain_directory(mount: Mount, expected: dict[CaseLike, Told], state: str) -> None:
+def test_stories_end_as_in_a_plain_directory(expected: dict[CaseLike, Told], state: str) -> None:
     """Every step, and what is there afterwards."""
-    found = list(differences(mount, state, expected, os.geteuid(), "stories"))
+    found = differences(state, expected, os.geteuid())
     assert len(expected) == len(STORIES) > 20
     assert not found, f"{len(found)} differences:\n" + "\n".join(found)
