@@ -96,7 +96,7 @@ async def survive(home: Path, setup: Step, operate: Step, is_power_cut: bool) ->
             check_invariants(machine)
             assert await picture(machine) == found, f"after {run.effects} and a sweep"
             assert not [finding async for finding in check(machine.tier, machine.store, online=False)]
-        shutil.rmtree(world.home)
+        shutil.rmtree(world.home, ignore_errors=True)  # a fetch that nobody waits for may still fill the cache
         if not run.has_died and effects != NEVER:
             return
 
@@ -171,7 +171,7 @@ def cases() -> list[Case]:
     ]
     found += [
         Case(f"exchange {one} and {other}", ((b"a", one), (b"b", other)), rename(RENAME_EXCHANGE))
-        for one, other in itertools.product(NAMES, NAMES)
+        for one, other in itertools.combinations_with_replacement(NAMES, 2)
         if not one == other == "plain"
     ]
     found += [
@@ -195,5 +195,5 @@ def cases() -> list[Case]:
 
 @pytest.mark.parametrize("is_power_cut", [False, True], ids=["killed", "power cut"])
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-async def test_death_at_every_effect(case: Case, is_power_cut: bool, tmp_path: Path) -> None:
-    await survive(tmp_path, case.setup, case.operate, is_power_cut)
+async def test_death_at_every_effect(case: Case, is_power_cut: bool, swift_path: Path) -> None:
+    await survive(swift_path, case.setup, case.operate, is_power_cut)

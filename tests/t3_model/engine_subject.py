@@ -76,7 +76,7 @@ class EngineSubject:
     can_die = True
 
     def __init__(self) -> None:
-        self._home = tempfile.TemporaryDirectory(prefix="tierfs-model-")
+        self._home = tempfile.TemporaryDirectory(prefix="tierfs-model-", ignore_cleanup_errors=True)
         self.world = World(Path(self._home.name) / "world")
         self._loop = _Loop(self.world)
 
