@@ -466,7 +466,8 @@ class Machine:
         for path in paths:
             if self.residency(path) is Residency.HOT:
                 await self.archiver.archive(path)
-            await self.archiver.release(path)
+            if self.tier.cold_record(path) is None:
+                await self.archiver.release(path)
 
     async def restore(self, path: bytes) -> None:
         """COLD to MIRRORED."""

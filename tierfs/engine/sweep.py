@@ -127,6 +127,8 @@ class Sweeper:
             record = waiting.pop(next(iter(waiting)))
             place, wanted = self._place_of(record, waiting)
             if place is _Place.AWAITED and turned_away > len(waiting):
+                if _is_aside(record.object):
+                    continue
                 place, wanted = _Place.FREE, f"{self._tier.prefix}{RESERVED}/moving/{uuid.uuid4().hex}"
             if place is _Place.REACHED:
                 self._catalog.put(replace(record, misplaced=False))
@@ -155,7 +157,7 @@ class Sweeper:
         if in_use[wanted] or wanted in self._used:
             return _Place.BUSY, wanted
         if holder and holder.residency is not Residency.HOT:
-            return (_Place.AWAITED if holder.path in waiting and not _is_aside(stored.key) else _Place.BUSY), wanted
+            return (_Place.AWAITED if holder.path in waiting else _Place.BUSY), wanted
         return _Place.FREE, wanted
 
     async def _move(self, record: Record, wanted: str) -> Record | None:
@@ -216,5 +218,5 @@ def _is_down(failures: list[TierfsError]) -> bool:
     return any(isinstance(error, StoreUnavailable) for error in failures)
 
 
-def _is_aside(key: str) -> bool:
-    return f"{RESERVED}/moving/" in key
+def _is_aside(stored: ObjectRef | None) -> bool:
+    return stored is not None and f"{RESERVED}/moving/" in stored.key
