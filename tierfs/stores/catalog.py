@@ -55,8 +55,6 @@ class Catalog:
 
     def _open(self, store: str) -> int:
         """Prepare the database; a descriptor of its write-ahead log."""
-        # One process has the catalog to itself (the lock of the state directory): no file lock for every look-up.
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA wal_autocheckpoint = 4000")
