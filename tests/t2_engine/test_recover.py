@@ -29,6 +29,9 @@ async def prepare(machine: Machine, path: bytes, state: str) -> None:
     """Bring a name into a state: what there is, and where its bytes are."""
     if state == "absent":
         return
+    if state == "symlink":
+        machine.symlink(b"nowhere", path)
+        return
     if state.endswith("directory"):
         machine.mkdir(path)
         if state == "full directory":
@@ -180,6 +183,7 @@ def cases() -> list[Case]:
     for name, operate in (("O_TRUNC", empty), ("truncate", cut), ("unlink", unlink), ("chmod", chmod)):
         found += [Case(f"{name} {one}", ((b"a", one),), operate) for one in ("stale", "mirrored", "cold")]
     found += [
+        *(Case(f"rename symlink to {one}", ((b"a", "symlink"), (b"b", one)), rename(0)) for one in FILES),
         Case("write cold", ((b"a", "cold"),), modify),
         Case("archive plain", ((b"a", "plain"),), lambda m: m.archive(b"a")),
         Case("archive stale", ((b"a", "stale"),), lambda m: m.archive(b"a")),

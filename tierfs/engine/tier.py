@@ -82,9 +82,8 @@ class Tier:
         file = self.look(path, st)
         if reason := why_never(file, self.settings):
             raise NotEligible(reason)
-        residency = file.residency
-        if residency is not Residency.HOT:
-            raise NotEligible("already archived" if residency is Residency.MIRRORED else "being archived")
+        if file.residency is not Residency.HOT:
+            raise NotEligible("already archived" if file.residency is Residency.MIRRORED else "being archived")
         key = key_of(self.prefix, path)
         if not is_storable(key):
             raise NotEligible("its path is too long for an object key")
@@ -286,8 +285,7 @@ class Tier:
     def removed(self, path: bytes) -> None:
         """The name is about to go, or another file has taken it: forget the record, bury the object."""
         self.failures.pop(path, None)
-        record = self.catalog.get(path)
-        if record:
+        if self.catalog.get(path):
             self.write_expected(path)
             self.catalog.remove(path, self.now())
 
@@ -327,9 +325,9 @@ class Tier:
 
         FileExistsError where a file stands in the way of its directory.
         """
-        if self.catalog.is_buried(stored.key) or self.catalog.get(path) or self.hot.lstat_or_none(path):
+        if self.catalog.is_buried(stored.key) or self.catalog.get_by_key(stored.key):
             return False
-        if self.catalog.get_by_key(stored.key):
+        if self.catalog.get(path) or self.hot.lstat_or_none(path):
             return False
         directory = split(path)[0]
         if any(self.cold_record(above) for above in _directories_above(path)):
@@ -348,7 +346,9 @@ class Tier:
         if st is None:
             return self._recover_without_hot_bytes(record, settled)
         if not stat.S_ISREG(st.st_mode):
-            self.catalog.drop(record.path)  # made behind the mount; the object stays where it is
+            # Something else took the place of hot bytes, or was made where nobody saw that there is a cold file.
+            is_cold = record.residency in WITHOUT_HOT_BYTES
+            self.catalog.drop(record.path) if is_cold else self.catalog.remove(record.path, self.now())
             return Residency.HOT
         self.numbers.bind(st, record.ino)
         if record.identity == identity_of(st) and settled.residency in (Residency.MIRRORED, Residency.COLD):

@@ -197,7 +197,7 @@ class Tree:
             self._rename_cold(source, target, replaced, exchange)
             return None
         hot_ino = self.hot.lstat(source).st_ino
-        if not self._carries(source, moved) and not (exchange and replaced and self._carries(target, replaced)):
+        if not self._carries(source, moved) and not (replaced and self._gives_up(target, replaced, exchange)):
             self._rename_hot(source, target, flags)
             return None
         for path in (source, target):
@@ -209,6 +209,10 @@ class Tree:
     def _carries(self, path: bytes, found: Found) -> bool:
         """Whether records have to follow when a name goes elsewhere."""
         return self.catalog.has_below(path) if stat.S_ISDIR(found.st.st_mode) else self.catalog.get(path) is not None
+
+    def _gives_up(self, path: bytes, found: Found, exchange: bool) -> bool:
+        """Whether records need care when another file takes a name: that of a cold file, or those that move."""
+        return found.record is not None or (exchange and self._carries(path, found))
 
     def _check_rename(self, source: bytes, target: bytes, moved: Found, replaced: Found | None, flags: int) -> None:
         """The errors that the hot directory cannot give, because it does not see the cold files."""
@@ -244,12 +248,10 @@ class Tree:
         self.tier.pins.move(source, target, exchange)
 
     def _rename_hot(self, source: bytes, target: bytes, flags: int) -> None:
-        """A hot name without records. A record at the target is forgotten last: until then recovery sees HOT win."""
+        """A hot name without records. That of a hot file at the target goes last: until then recovery sees HOT win."""
         gone = None if flags else self.hot.lstat_or_none(target)
         self.hot.rename(source, target, flags)
         if not flags & RENAME_EXCHANGE:
-            if self.tier.cold_record(target):
-                self.hot.sync_directory(split(target)[0])
             self.tier.removed(target)
         self._freed(gone)
         self.tier.pins.move(source, target, exchange=bool(flags & RENAME_EXCHANGE))
