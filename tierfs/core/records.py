@@ -67,7 +67,7 @@ class Record:
     """The catalog's truth about one file that is, or was, archived.
 
     `identity` is that of the hot bytes when last seen; it vouches for the object in ARCHIVING and MIRRORED only.
-    `misplaced` says that the object's key is not the one that the path asks for; `restored_ns` when the hot bytes last
+    `misplaced` says that the object may not have the key that the path asks for; `restored_ns` when the hot bytes last
     came back, in nanoseconds since the epoch, 0 for never.
     INVARIANT: `object` is set in MIRRORED, COLD and RESTORING. An empty ETag (in HOT, ARCHIVING, LOST) says that the
     object under this key, if there is one, does not hold the bytes of the file.
