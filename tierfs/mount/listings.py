@@ -1,11 +1,15 @@
 """Open directories: listings with offsets that hold while the directory changes.
 
-A listing is a snapshot of the names, taken whenever it begins, and an offset is a place in it. What a name stands for
-is looked up when it is handed out; for cold files the snapshot has that too, good while the catalog is unchanged.
+An offset is the place of a name, which is a hash of it: the same in every listing, by every handle and every worker.
+The kernel keeps listings and continues one that another handle began, so nothing else would do. A handle takes a
+snapshot of the names, in order of their places, when its listing begins. What a name stands for is looked up when it is
+handed out; for cold files the snapshot has that too, good while the catalog is unchanged.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple
 
 from tierfs.core.records import Handle, Ino
@@ -26,6 +30,7 @@ class Listed(NamedTuple):
 class _Listing:
     ino: Ino
     names: list[bytes] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     cold: dict[bytes, Found] = field(default_factory=dict)
     changes: int = -1  # of the catalog, when `cold` was read
 
@@ -60,13 +65,13 @@ class Listings:
         if self._nodes.is_orphan(listing.ino):
             return
         path = self._nodes.path(listing.ino)
-        if offset == 0:
+        if offset == 0 or not listing.names:
             self._begin(listing, path)
-        for index in range(offset, len(listing.names)):
+        for index in range(bisect_right(listing.places, offset), len(listing.names)):
             name = listing.names[index]
             found = self._find(listing, path, name)
             if found:
-                yield Listed(name, found, index + 1)
+                yield Listed(name, found, listing.places[index])
 
     def handed_out(self, parent: Ino, entry: Listed) -> None:
         """The kernel took an entry, which counts as a look-up."""
@@ -75,11 +80,14 @@ class Listings:
 
     def _begin(self, listing: _Listing, path: bytes) -> None:
         listing.changes = self._tree.catalog.changes()
-        listing.names, listing.cold = [b".", b".."], {}
+        listing.cold = {}
+        ordered = [(1, b"."), (2, b"..")]
         for name, ino, st in self._tree.names(path):
-            listing.names.append(name)
+            ordered.append((_place_of(name), name))
             if ino and st:
                 listing.cold[name] = Found(ino, st)
+        ordered.sort()
+        listing.places, listing.names = [place for place, _ in ordered], [name for _, name in ordered]
 
     def _find(self, listing: _Listing, path: bytes, name: bytes) -> Found | None:
         if name == b".":
@@ -90,3 +98,8 @@ class Listings:
         if listing.changes == self._tree.catalog.changes() and name in listing.cold:
             return listing.cold[name]
         return self._tree.find_or_none(join(path, name))
+
+
+def _place_of(name: bytes) -> int:
+    """Positive as an off_t, and behind the two names that every directory has."""
+    return 3 + (int.from_bytes(blake2b(name, digest_size=8).digest()) >> 2)
