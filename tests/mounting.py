@@ -32,6 +32,10 @@ _START_S = 60.0
 _STOP_S = 30.0
 
 
+#: Why a file that was just closed is not moved yet.
+_CLOSING = ("open", "open for writing", "opened for writing while it was being archived")
+
+
 class MountFailed(Exception):
     """The mount command ended before the mount served: its exit status, and what it said on standard error."""
 
@@ -161,8 +165,16 @@ class Mount:
         return int(self.status()["store_io"]["requests"])
 
     def _move(self, verb: Verb, paths: tuple[str | bytes, ...], recursive: bool) -> None:
-        failed = [outcome for outcome in self.outcomes(verb, *paths, recursive=recursive) if outcome.result == "failed"]
-        assert not failed, failed
+        deadline = time.monotonic() + _STOP_S
+        while True:
+            outcomes = self.outcomes(verb, *paths, recursive=recursive)
+            failed = [outcome for outcome in outcomes if outcome.result == "failed"]
+            # close(2) does not wait until the daemon knows of it.
+            if not all(outcome.reason in _CLOSING for outcome in failed) or time.monotonic() > deadline:
+                raise AssertionError(failed)
+            if not failed:
+                return
+            time.sleep(0.005)
 
 
 def refused(plan: Plan) -> tuple[int, str]:
