@@ -71,6 +71,9 @@ def cut(blocks: Iterable[bytes], lengths: list[int]) -> Iterator[bytes]:
         held += len(rest)
 
 
+_KERNEL_READ_AHEAD = 256 << 10  # twice the kernel's default, VM_READAHEAD_PAGES
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The read-ahead state of one handle: where a sequential reader is expected next, and how far ahead to fetch.
@@ -85,13 +88,18 @@ class Window:
     front: int = 0
 
 
+def slack_of(chunk_size: int) -> int:
+    """How far the kernel may have read ahead of the application: two of its windows, in large chunks."""
+    return min(chunk_size // 4, _KERNEL_READ_AHEAD)
+
+
 def plan_window(window: Window, offset: int, length: int, chunk_size: int, cap: int) -> Window:
     """The window after a read of [offset, offset + length): doubles up to `cap` while the reader is sequential.
 
-    It opens when the reader nears the end of a chunk (the kernel's own small read-ahead at a random place must not
-    open it) and doubles with each chunk that the reader enters. The kernel splits and reorders the reads of one
-    sequential reader, so a read that comes one chunk early, and the one that it overtook, still count; reading
-    backwards never widens the window.
+    It opens when the reader nears the end of a chunk and doubles with each chunk that the reader enters; the kernel's
+    own read-ahead behind what an application reads does neither (see slack_of). The kernel splits and reorders the
+    reads of one sequential reader, so a read that comes one chunk early, and the one that it overtook, still count;
+    reading backwards never widens the window.
     """
     stop = offset + length
     is_near = window.expected - 2 * chunk_size <= offset <= window.expected + chunk_size
@@ -99,7 +107,8 @@ def plan_window(window: Window, offset: int, length: int, chunk_size: int, cap: 
         return Window(expected=stop)
     if stop <= window.expected:
         return window
-    has_entered = (stop - 1) // chunk_size > (window.expected - 1) // chunk_size
+    slack = slack_of(chunk_size)
+    has_entered = (stop - 1 - slack) // chunk_size > (window.expected - 1 - slack) // chunk_size
     nears_end = (stop - 1) % chunk_size >= chunk_size // 2
     ahead = window.ahead
     if has_entered or (ahead == 0 and nears_end):
@@ -116,7 +125,8 @@ def plan_read_ahead(window: Window, size: int, chunk_size: int, longest: int) ->
     if window.ahead == 0:
         return range(0)
     start = max(window.front, count_chunks(min(window.expected, size), chunk_size))
-    stop = count_chunks(min(window.expected + window.ahead, size), chunk_size)
+    reached = window.expected - slack_of(chunk_size)
+    stop = count_chunks(min(reached + window.ahead, size), chunk_size)
     step = max(1, min(longest, window.ahead // chunk_size // 2))
     if stop - start >= step or stop == count_chunks(size, chunk_size):
         return range(start, max(start, stop))

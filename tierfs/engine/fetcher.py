@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
+from weakref import WeakMethod
 
 import trio
 
@@ -122,6 +123,10 @@ class Fetcher:
             self._spawn(self._obtain, item, new)
             self._register(new)
         return flights
+
+    def later(self, seconds: float, method: "WeakMethod[Callable[[], None]]") -> None:
+        """Call a method after a while, unless its object or the mount goes away before."""
+        self._spawn(_call_later, seconds, method)
 
     def want_ahead(self, item: Item, chunks: range) -> None:
         """Start to fetch chunks that a sequential reader will ask for. Does not wait."""
@@ -291,6 +296,13 @@ class Fetcher:
     async def in_cache_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a method of the cache in one of the threads that the cache has."""
         return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._loads)
+
+
+async def _call_later(seconds: float, method: "WeakMethod[Callable[[], None]]") -> None:
+    await trio.sleep(seconds)
+    call = method()
+    if call:
+        call()
 
 
 def pending_of(flights: list[Flight]) -> list[Flight]:

@@ -22,6 +22,10 @@ from tierfs.stores.cold import ColdStore
 __all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
 
 
+#: A reader that goes elsewhere does so at once; what only looks at a file closes it at once.
+_START_AFTER_S = 0.005
+
+
 class Hydrator:
     """Reads the bytes of cold files, for applications and for restores.
 
@@ -108,8 +112,13 @@ class Reader:
         self._item = item
 
     def start(self) -> None:
-        """Begin to fetch the first chunk; does not wait."""
+        """Begin to fetch the first chunk, unless something else is read or the handle closed at once; does not wait."""
         if self._item.ref.size:
+            self._fetcher.later(_START_AFTER_S, weakref.WeakMethod(self.start_now))
+
+    def start_now(self) -> None:
+        """Begin to fetch the first chunk if nothing was read yet."""
+        if self.window.expected == 0:
             self._fetcher.want(self._item, range(1))
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -135,6 +144,9 @@ class Reader:
 
     def _read_ahead(self, offset: int, length: int) -> None:
         item, hydrator = self._item, self._hydrator
+        if not hydrator.settings.read_ahead_bytes:
+            self.window = replace(self.window, expected=offset + length)
+            return
         cap = hydrator.read_ahead_share(self)
         window = plan_window(self.window, offset, length, item.chunk_size, cap)
         longest = max(1, hydrator.settings.fetch_bytes // item.chunk_size)
