@@ -98,6 +98,7 @@ class Mount:
         self.path = plan.mountpoint
         self.process = process
         self.log = log
+        self.seconds_to_serve = 0.0
         mountpoint = str(plan.mountpoint)
         self.client = Client(mountpoint, registry.slot_of(mountpoint) / registry.SOCKET_NAME)
 
@@ -236,13 +237,15 @@ def run(plan: Plan) -> MountFailed:
 
 
 def _wait_until_serving(mount: Mount) -> None:
-    deadline = time.monotonic() + _START_S
+    started = time.monotonic()
+    deadline = started + _START_S
     while True:
         status = mount.process.poll()
         if status is not None:
             raise MountFailed(status, mount.log.read_text(errors="replace"))
         with suppress(ControlError):
             if _is_mounted(mount.path):
+                mount.seconds_to_serve = time.monotonic() - started
                 mount.status()
                 return
         if time.monotonic() > deadline:
