@@ -42,13 +42,11 @@ class HotFile:
 
     @property
     def fresh_ns(self) -> int:
-        """When the file last gave a reason to keep it hot: it was written to, or brought back."""
-        return max(self.mtime_ns, self.restored_ns)
+        """From when on the age of the hot bytes counts: they were written to, or brought back.
 
-    @property
-    def settled_ns(self) -> int:
-        """From when on the age of the hot bytes counts: their last change, or their last restore."""
-        return max(self.mtime_ns, self.ctime_ns)
+        Not the ctime: a rename or a chmod does not use them, and what is copied in with its times is as old as it says.
+        """
+        return max(self.mtime_ns, self.restored_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,10 @@ def why_not_released(file: HotFile, settings: Settings, now_ns: int) -> str | No
         return "not archived"
     if reason := why_kept(file):
         return reason
-    # A restore changes ctime and nothing else: what was brought back stays for as long as something new would.
-    left = file.settled_ns + settings.cold_after - now_ns
-    return f"younger than cold_after for another {_age(left)}" if left > 0 else None
+    left = file.fresh_ns + settings.cold_after - now_ns
+    if left > 0:
+        return f"younger than cold_after for another {_age(left)}"
+    return _why_not_again(file, now_ns)
 
 
 def why_kept(file: HotFile) -> str | None:
@@ -147,7 +146,7 @@ def _plan_watermark(spare: list[HotFile], already: int, fill: Fill, settings: Se
         return []
     excess = fill.excess_over(settings.low_watermark) - already
     actions: list[Action] = []
-    for file in sorted(spare, key=lambda f: f.settled_ns):
+    for file in sorted(spare, key=lambda f: f.fresh_ns):
         if excess <= 0:
             break
         excess -= file.size

@@ -27,6 +27,7 @@ from tierfs.stores.cache import ChunkCache
 from tierfs.stores.cold import ColdStore
 from tierfs.stores.hot import join
 
+_LOOKS_AT_ONCE = 200  # files that a walk looks at before the loop serves others
 _FILES_AT_ONCE = 64  # waiting files of one request; the engine's own limits are lower
 
 
@@ -198,7 +199,11 @@ class Operator:
     def _below(self, path: bytes, recursive: bool) -> Iterator[tuple[bytes, Found]]:
         """The entries of a directory in order of their names, those of its directories behind each."""
         tree = self._engine.tree
-        for name, _, _ in sorted(tree.names(path)):
+        try:
+            names = sorted(name for name, _, _ in tree.names(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return  # it went away while the ones before it were looked at
+        for name in names:
             inside = join(path, name)
             found = tree.find_or_none(inside)
             if found:
@@ -215,8 +220,8 @@ class Operator:
         """
         files: list[tuple[bytes, Found]] = []
         refused: list[Outcome] = []
-        for path in paths:
-            self._collect(path, recursive, files, refused)
+        for path in dict.fromkeys(paths):
+            await self._collect(path, recursive, files, refused)
         yield Total(len(files), sum(found.st.st_size for _, found in files))
         for outcome in refused:
             yield outcome
@@ -232,7 +237,9 @@ class Operator:
             async for outcome in receive:
                 yield outcome
 
-    def _collect(self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]) -> None:
+    async def _collect(
+        self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]
+    ) -> None:
         found = self._find(path)
         if found is None:
             refused.append(Outcome(path, "failed", "no such file"))
@@ -241,8 +248,11 @@ class Operator:
         elif not recursive:
             refused.append(Outcome(path, "failed", "a directory; -r takes what is in it"))
         else:
-            below = self._below(path, recursive=True)
-            files += [(inside, at) for inside, at in below if stat.S_ISREG(at.st.st_mode)]
+            for index, (inside, at) in enumerate(self._below(path, recursive=True)):
+                if index % _LOOKS_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+                if stat.S_ISREG(at.st.st_mode):
+                    files.append((inside, at))
 
     async def _move_all(
         self,
@@ -284,7 +294,12 @@ class Operator:
         if self._engine.tier.cold_record(path):
             return 0
         await self._archive(path)
-        record = await self._engine.archiver.release(path)
+        try:
+            record = await self._engine.archiver.release(path)
+        except FileNotFoundError:
+            if self._engine.tier.cold_record(path):
+                return 0  # somebody else was faster
+            raise
         return record.attributes.size
 
     async def _restore(self, path: bytes) -> int:

@@ -1,0 +1,182 @@
+"""The policy daemon: passes over real files, failures that do not stop the others, back-off, watermarks."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.assembly import PREFIX, SETTINGS, World
+from tests.invariants import check_invariants
+from tierfs.core.config import Settings
+from tierfs.core.errors import AccessDenied, StoreUnavailable
+from tierfs.core.residency import Residency
+
+HOT, MIRRORED, COLD = Residency.HOT, Residency.MIRRORED, Residency.COLD
+
+HOUR_NS = 3600 * 10**9
+
+
+async def test_files_cool_down(world: World) -> None:
+    async with world.running() as machine:
+        machine.mkdir(b"d")
+        await machine.write(b"d/a", b"content")
+        await machine.daemon.run_pass()
+        assert machine.residency(b"d/a") is HOT
+        world.offset_ns = HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"d/a") is MIRRORED
+        await machine.daemon.run_pass()
+        assert machine.residency(b"d/a") is MIRRORED
+        world.offset_ns = 2 * HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"d/a") is COLD
+        assert machine.daemon.passes.failed == 0
+        check_invariants(machine)
+
+
+async def test_what_was_brought_back_stays_for_a_while(world: World) -> None:
+    """Its mtime is old; it was restored because somebody wants it."""
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        world.offset_ns = 5 * HOUR_NS
+        await machine.daemon.run_pass()
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is COLD
+        await machine.restore(b"a")
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is MIRRORED
+    async with world.running() as machine:
+        world.offset_ns += HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is MIRRORED
+        world.offset_ns += HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is COLD
+
+
+async def test_one_failing_file_does_not_stop_the_others_and_is_tried_later(world: World) -> None:
+    async with world.running() as machine:
+        for name in (b"a", b"b", b"c"):
+            await machine.write(name, b"content")
+        world.offset_ns = HOUR_NS
+        world.store.fail("put", AccessDenied("not this one"), times=None, key=PREFIX + "b")
+        await machine.daemon.run_pass()
+        assert [machine.residency(name) for name in (b"a", b"b", b"c")] == [MIRRORED, HOT, MIRRORED]
+        assert machine.daemon.passes.failed == 1
+        failures, retry_at_ns, reason = machine.tier.failures[b"b"]
+        assert (failures, "not this one" in reason) == (1, True)
+        assert retry_at_ns > world.now()
+        await machine.daemon.run_pass()
+        assert machine.daemon.passes.failed == 1
+        world.offset_ns += 11 * 10**9
+        await machine.daemon.run_pass()
+        assert machine.tier.failures[b"b"][0] == 2
+        world.store.heal()
+        world.offset_ns += 60 * 10**9
+        await machine.daemon.run_pass()
+        assert machine.residency(b"b") is MIRRORED
+        assert not machine.tier.failures
+
+
+async def test_a_release_that_fails_is_not_tried_at_every_pass(world: World) -> None:
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        await machine.archive(b"a")
+        world.offset_ns = 3 * HOUR_NS
+        world.store.fail("head", StoreUnavailable("down"), times=None)
+        await machine.daemon.run_pass()
+        await machine.daemon.run_pass()
+        assert machine.daemon.passes.failed == 1
+        world.store.heal()
+        world.offset_ns += HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is COLD
+
+
+async def test_a_bucket_that_is_down_is_no_reason_to_stop(world: World) -> None:
+    async with world.running() as machine:
+        await machine.write(b"gone", b"content")
+        await machine.release(b"gone")
+        machine.unlink(b"gone")
+        await machine.write(b"a", b"content")
+        world.offset_ns = HOUR_NS
+        world.store.fail("delete", StoreUnavailable("down"))
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is MIRRORED
+        await machine.daemon.run_pass()
+        assert set(world.memory.objects) == {PREFIX + "a"}
+
+
+async def test_open_pinned_and_excluded_files_are_left_alone(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"exclude": ("*.tmp",), "pins": ("keep",)})
+    async with world.running() as machine:
+        for name in (b"open", b"x.tmp", b"keep", b"plain"):
+            await machine.write(name, b"content")
+        writer = await machine.open(b"open", os.O_WRONLY)
+        world.offset_ns = 3 * HOUR_NS
+        await machine.daemon.run_pass()
+        await machine.daemon.run_pass()
+        assert [machine.residency(name) for name in (b"open", b"x.tmp", b"keep", b"plain")] == [HOT, HOT, HOT, COLD]
+        assert machine.daemon.passes.failed == 0
+        writer.close()
+
+
+@pytest.mark.parametrize("change", [{"auto_archive": False}, {"read_only": True}])
+async def test_nothing_moves_by_itself_when_told_so(world: World, change: dict[str, bool]) -> None:
+    world.settings = world.settings.model_copy(update=change)
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        world.offset_ns = 3 * HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is HOT
+
+
+async def test_the_high_watermark_releases_the_oldest_until_the_low_one(swift_path: Path) -> None:
+    settings = Settings.of(
+        **(SETTINGS.model_dump() | {"high_watermark": "35B", "low_watermark": "20B", "cold_after": "100h"})
+    )
+    world = World(swift_path / "world", settings)
+    async with world.running() as machine:
+        for age, name in enumerate((b"new", b"middle", b"old", b"oldest")):
+            await machine.write(name, b"ten bytes!")
+            await machine.change(name, mtime_ns=world.now() - age * 10**9)
+        world.offset_ns = HOUR_NS
+        await machine.daemon.run_pass()
+        assert {machine.residency(name) for name in (b"new", b"middle", b"old", b"oldest")} == {MIRRORED}
+        await machine.daemon.run_pass()
+        found = [machine.residency(name) for name in (b"new", b"middle", b"old", b"oldest")]
+        assert found == [MIRRORED, MIRRORED, COLD, COLD]
+
+
+async def test_files_that_change_or_go_away_during_a_pass(world: World) -> None:
+    async with world.running() as machine:
+        for index in range(10):
+            await machine.write(b"%d" % index, b"content")
+        world.offset_ns = HOUR_NS
+        world.held.hold("put")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(machine.daemon.run_pass)
+            await trio.to_thread.run_sync(world.held.wait_until_waiting, 4)
+            machine.unlink(b"9")
+            await machine.write(b"8", b"rewritten")
+            world.held.release("put")
+        assert machine.daemon.passes.failed == 0
+        assert machine.residency(b"0") is MIRRORED
+        check_invariants(machine)
+
+
+async def test_it_runs_now_and_after_every_interval(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    async with world.running() as machine:
+        passes = 0
+
+        async def count() -> None:
+            nonlocal passes
+            passes += 1
+            if passes == 2:
+                raise StoreUnavailable("no matter")
+
+        machine.daemon.run_pass = count  # type: ignore[method-assign]
+        with trio.move_on_after(3.5 * machine.world.settings.policy_interval.seconds):
+            await machine.daemon.run()
+        assert passes == 4
