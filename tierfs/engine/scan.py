@@ -4,6 +4,7 @@ One listing; objects of tierfs carry the attributes of their file in their metad
 the root directory. A name that the tree has, and an object that the tree gave up, are left alone.
 """
 
+import errno
 import json
 import logging
 import os
@@ -94,7 +95,10 @@ class Scanner:
             self._heads.release_on_behalf_of(info.key)
 
     async def _show_file(self, path: bytes, info: ObjectInfo, scanned: Scanned) -> None:
-        if self._tier.hot.lstat_or_none(path):
+        st = self._tier.hot.lstat_or_none(path)
+        if st:
+            if stat.S_ISDIR(st.st_mode):
+                raise FileExistsError(errno.EEXIST, "a directory has its name", os.fsdecode(path))
             return
         full = await trio.to_thread.run_sync(self._store.head, info.key)
         attributes, sha256 = attributes_of(full, self._owner)
