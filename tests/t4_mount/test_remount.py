@@ -89,10 +89,12 @@ def test_a_known_tree_is_mounted_without_asking_the_store() -> None:
             assert seen(mount.path, with_contents=False) == names
             assert mount.status()["store_io"]["bytes_downloaded"] == 0
             (mount.path / "d0" / "new").write_bytes(b"hot work goes on")
+            assert (mount.path / "d0" / "new").read_bytes() == b"hot work goes on"
             with pytest.raises(OSError, match="Input/output") as failed:
                 (mount.path / "d1/deep/file-5000").read_bytes()
             assert failed.value.errno == errno.EIO
             (mount.path / "d0" / "new").unlink()
+            os.utime(mount.path / "d0", ns=(0, wanted["d0"][1]))
         away.rename(plan.bucket)
         with mounted(plan) as mount:
             assert seen(mount.path) == wanted
