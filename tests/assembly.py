@@ -130,7 +130,7 @@ class MortalHot(HotTier):
 
 
 for _name, _method in _mortal(
-    "mkdir rmdir unlink rename link symlink mknod link_temporary sync_directory"
+    "mkdir rmdir unlink rename link symlink mknod link_temporary sync_directory touch_directory"
     " chmod chown utime setxattr removexattr truncate",
     HotTier,
 ).items():

@@ -14,4 +14,5 @@ class EngineTransparency(Transparency):
 
 
 TestEngine = EngineTransparency.TestCase
-TestEngine.settings = settings(max_examples=40, stateful_step_count=30, report_multiple_bugs=False)
+# Every step looks at the whole tree, and runs over a real disk: about a second for each example.
+TestEngine.settings = settings(max_examples=40, stateful_step_count=40, report_multiple_bugs=False)
