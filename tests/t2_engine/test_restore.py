@@ -236,3 +236,88 @@ async def test_an_empty_object_of_somebody_else_can_be_restored(world: World) ->
         await machine.restore(b"empty")
         assert (world.hot / "empty").read_bytes() == b""
         check_invariants(machine)
+
+
+# -- calls that need hot bytes and wait for them ---------------------------------------------------------------------
+
+
+async def shorten(machine: Machine) -> None:
+    await machine.truncate(b"a", 3)
+
+
+async def link(machine: Machine) -> None:
+    await machine.link(b"a", b"linked")
+
+
+@pytest.mark.parametrize("call", [shorten, link])
+async def test_a_file_that_is_renamed_while_a_call_waits_for_it(
+    world: World, call: Callable[[Machine], Awaitable[None]]
+) -> None:
+    async with world.running() as machine:
+        await cold(machine)
+        async with meanwhile(world, "get", call, machine) as waiting:
+            await machine.rename(b"a", b"b")
+            await machine.write(b"a", b"another file")
+        assert waiting.error is None
+        expected = {b"a": b"another file", b"b": DATA[:3] if call is shorten else DATA}
+        if call is link:
+            expected[b"linked"] = DATA
+        assert await machine.contents() == expected
+        check_invariants(machine)
+
+
+@pytest.mark.parametrize("call", [shorten, link])
+async def test_a_file_that_is_removed_while_a_call_waits_for_it(
+    world: World, call: Callable[[Machine], Awaitable[None]]
+) -> None:
+    async with world.running() as machine:
+        await cold(machine)
+        keeper = await machine.open(b"a", os.O_RDONLY)
+        async with meanwhile(world, "get", call, machine) as waiting:
+            machine.unlink(b"a")
+        if call is shorten:
+            assert waiting.error is None
+            assert await keeper.read(0, 100) == DATA[:3]
+        else:
+            assert isinstance(waiting.error, OSError)
+        keeper.close()
+        assert await machine.contents() == {}
+        await machine.sweep()
+        check_invariants(machine)
+        assert world.memory.objects == {}
+
+
+@pytest.mark.parametrize("call", [shorten, link])
+async def test_a_file_that_is_released_again_before_the_call_goes_on(
+    world: World, call: Callable[[Machine], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.running() as machine:
+        await cold(machine)
+        restore, times = machine.restorer.restore, 0
+
+        async def unlucky(path: bytes) -> None:
+            nonlocal times
+            times += 1
+            await restore(path)
+            if times == 1:
+                await machine.archiver.release(path)
+
+        monkeypatch.setattr(machine.restorer, "restore", unlucky)
+        await call(machine)
+        assert times == 2
+        check_invariants(machine)
+
+
+async def test_a_write_to_a_removed_cold_file(world: World) -> None:
+    async with world.running() as machine:
+        await cold(machine)
+        one, other = await machine.open(b"a", os.O_RDWR), await machine.open(b"a", os.O_RDONLY)
+        machine.unlink(b"a")
+        await machine.sweep()
+        await one.write(2, b"XYZ")
+        assert await other.read(0, 9) == b"a XYZtent"
+        one.close()
+        other.close()
+        await machine.sweep()
+        assert world.memory.objects == {}
+        check_invariants(machine)

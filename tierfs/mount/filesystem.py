@@ -13,6 +13,7 @@ from typing import Protocol
 
 import trio
 
+from tierfs.core.errors import NotEligible
 from tierfs.core.records import Fd, Handle, Ino
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.restore import Restorer
@@ -134,10 +135,9 @@ class Filesystem:
 
     async def link(self, ino: Ino, parent: Ino, name: bytes) -> Found:
         """link(2). A cold file is restored first: files with several names are always hot."""
-        source, target = self.nodes.path(ino), self._path(parent, name)
-        self.tree.claim_name(target)
-        await self._restorer.restore(source)
-        self.tree.link(source, target)
+        self.tree.claim_name(self._path(parent, name))
+        await self._bring_back(ino)
+        self.tree.link(self.nodes.path(ino), self._path(parent, name))
         return self.lookup(parent, name)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
@@ -176,7 +176,7 @@ class Filesystem:
             await self._truncate(ino, changes.size, handle)
             self._drop_privileges(ino, caller)
         if changes.mode is not None and self._has_cold_acl(ino):
-            await self._restorer.restore(self.nodes.path(ino))
+            await self._bring_back(ino)
         self._set(ino, changes)
         return self.getattr(ino)
 
@@ -205,8 +205,8 @@ class Filesystem:
 
     async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         """setxattr(2). An access control list changes the mode too, in ways the local filesystem knows: it restores."""
-        if name.startswith(_ACL) and not self._orphan(ino):
-            await self._restorer.restore(self.nodes.path(ino))
+        if name.startswith(_ACL):
+            await self._bring_back(ino)
         node = self._orphan(ino)
         if node:
             os.setxattr(by_fd(await self._orphan_bytes(node)), name, value, flags)
@@ -215,8 +215,8 @@ class Filesystem:
 
     async def removexattr(self, ino: Ino, name: bytes) -> None:
         """removexattr(2)."""
-        if name.startswith(_ACL) and not self._orphan(ino):
-            await self._restorer.restore(self.nodes.path(ino))
+        if name.startswith(_ACL):
+            await self._bring_back(ino)
         node = self._orphan(ino)
         if node:
             os.removexattr(by_fd(await self._orphan_bytes(node)), name)
@@ -330,10 +330,25 @@ class Filesystem:
         record = self.tree.find(path).record
         if record and size == 0:
             os.close(self.files.replace(path, record))
-            return
-        await self._restorer.restore(path)
-        self.tree.tier.write_expected(path)
-        self._hot.truncate(self.nodes.path(ino), size)
+        elif record:
+            await self._bring_back(ino)
+            await self._truncate(ino, size, handle)
+        else:
+            self.tree.tier.write_expected(path)
+            self._hot.truncate(path, size)
+            self.tree.tier.noticed(self.tree.catalog.get(path))
+
+    async def _bring_back(self, ino: Ino) -> None:
+        """Wait until a file that has a name has hot bytes. It may be elsewhere then, or be removed: look again."""
+        while not self._orphan(ino):
+            path = self.nodes.path(ino)
+            if self.tree.find(path).record is None:
+                return
+            try:
+                await self._restorer.restore(path)
+            except NotEligible:
+                if not self._orphan(ino):
+                    raise
 
     def _set(self, ino: Ino, changes: Changes) -> None:
         node = self._orphan(ino)
