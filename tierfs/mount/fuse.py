@@ -247,8 +247,23 @@ def forget_attributes(ino: Ino) -> None:
 
 
 def forget_name(parent: Ino, name: bytes) -> None:
-    """Have the kernel look a name up again."""
+    """Have the kernel look a name up again, and ask for the listing of its directory again.
+
+    A name that the kernel never met does not make it forget the listing (fs/fuse/dir.c, fuse_reverse_inval_entry).
+    """
     pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), cast("Any", name), ignore_enoent=True)
+    if parent not in _stale_listings:
+        _stale_listings.add(parent)
+        _notify(lambda: _forget_listing(parent))
+
+
+#: Directories whose listing is about to be forgotten: one notification for all names that appear until then.
+_stale_listings: set[Ino] = set()
+
+
+def _forget_listing(directory: Ino) -> None:
+    _stale_listings.discard(directory)
+    pyfuse3.invalidate_inode(pyfuse3.InodeT(directory), attr_only=False)
 
 
 def _notify(call: Callable[[], None]) -> None:
