@@ -1,4 +1,4 @@
-"""The two ways in which bytes of hot files are served, kernel passthrough and plain FUSE, and what tests of both need."""
+"""The two ways in which bytes of hot files are served, passthrough and plain FUSE, and what tests of both need."""
 
 import time
 from collections.abc import Callable, Iterator
