@@ -32,6 +32,8 @@ _START_S = 60.0
 _STOP_S = 30.0
 
 
+#: Why a file is not moved before the bucket has followed a rename.
+_MOVING = "which was renamed"
 #: Why a file that was just closed is not moved yet.
 _CLOSING = ("open", "open for writing", "opened for writing while it was being archived")
 
@@ -171,7 +173,8 @@ class Mount:
             outcomes = self.outcomes(verb, *paths, recursive=recursive)
             failed = [outcome for outcome in outcomes if outcome.result == "failed"]
             # close(2) does not wait until the daemon knows of it.
-            if not all(outcome.reason in _CLOSING for outcome in failed) or time.monotonic() > deadline:
+            is_transient = all(outcome.reason in _CLOSING or outcome.reason.endswith(_MOVING) for outcome in failed)
+            if not is_transient or time.monotonic() > deadline:
                 raise AssertionError(failed)
             if not failed:
                 return
