@@ -151,7 +151,9 @@ class Archiver:
         if stored is None:
             raise NotEligible("not archived")
         try:
-            info = await trio.to_thread.run_sync(self._store.head, stored.key, limiter=self._threads)
+            info = await trio.to_thread.run_sync(
+                self._store.head, stored.key, limiter=self._threads, abandon_on_cancel=True
+            )
         except ObjectMissing:
             self._tier.missing(stored)
             raise

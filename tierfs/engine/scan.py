@@ -100,7 +100,7 @@ class Scanner:
             if stat.S_ISDIR(st.st_mode):
                 raise FileExistsError(errno.EEXIST, "a directory has its name", os.fsdecode(path))
             return
-        full = await trio.to_thread.run_sync(self._store.head, info.key)
+        full = await trio.to_thread.run_sync(self._store.head, info.key, abandon_on_cancel=True)
         attributes, sha256 = attributes_of(full, self._owner)
         stored = ObjectRef(info.key, full.etag, full.size, full.version_id, sha256=sha256)
         if self._tier.adopt(path, attributes, stored):

@@ -113,7 +113,7 @@ class Sweeper:
 
     async def _delete(self, key: str) -> None:
         """Delete the object of a key that is used by the caller. It was buried before the last sync."""
-        await trio.to_thread.run_sync(self._store.delete, key)
+        await trio.to_thread.run_sync(self._store.delete, key, abandon_on_cancel=True)
         self._catalog.exhume(key)
 
     # -- renames -------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class Sweeper:
             self._claim(wanted)
             await trio.to_thread.run_sync(self._catalog.sync)
             try:
-                info = await trio.to_thread.run_sync(self._store.copy, source, wanted)
+                info = await trio.to_thread.run_sync(self._store.copy, source, wanted, abandon_on_cancel=True)
             except ObjectMissing:
                 self._tier.missing(stored)
                 raise
@@ -199,7 +199,7 @@ class Sweeper:
         for record in list(islice(self._catalog.records(Residency.LOST), _LOOKS_FOR_LOST)):
             if record.object and record.object.etag:
                 try:
-                    info = await trio.to_thread.run_sync(self._store.head, record.object.key)
+                    info = await trio.to_thread.run_sync(self._store.head, record.object.key, abandon_on_cancel=True)
                 except ObjectMissing:
                     continue
                 except StoreError as error:
