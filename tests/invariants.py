@@ -58,7 +58,7 @@ def _check_record(machine: Machine, record: Record) -> None:
 
 
 def _is_moving(machine: Machine, record: Record) -> bool:
-    return record.path in machine.archiver.active or machine.restorer.active() > 0
+    return bool(machine.archiver.active or machine.restorer.active())
 
 
 def _check_numbers(machine: Machine) -> None:

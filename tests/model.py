@@ -99,6 +99,10 @@ class Model:
             if node.kind != "directory":
                 fail(errno.ENOTDIR)
 
+    def paths(self, kind: Kind | None = None) -> list[bytes]:
+        """The paths of the tree, without the root, or those of one kind."""
+        return sorted(path for path, node in self.nodes.items() if path and kind in (None, node.kind))
+
     def crosses_symlink(self, path: bytes) -> bool:
         """Whether a name in front of the last one is a symlink."""
         names = path.split(b"/")

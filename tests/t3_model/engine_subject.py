@@ -4,13 +4,15 @@ import contextlib
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
-from tests.assembly import Died, Machine, Open, World
+from tests.assembly import Background, Died, Machine, Open, World
+from tests.fakes import PATIENCE_S
 from tests.invariants import check_invariants
 from tests.model import Seen
 from tierfs.core.errors import AccessDenied, TierfsError
@@ -43,9 +45,16 @@ class _Loop:
 
     async def _serve(self, world: World) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        async with world.running() as self.machine:
+        async with world.running() as self.machine, trio.open_nursery() as self._nursery:
             self._ready.set()
             await self._stop.wait()
+            self._nursery.cancel_scope.cancel()
+
+    def spawn(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Background:
+        """Run something in the loop beside what comes next."""
+        background = Background()
+        trio.from_thread.run_sync(self._nursery.start_soon, background.run, work, *arguments, trio_token=self._token)
+        return background
 
     def call(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run something in the loop. Errors of tierfs become what an application gets; Died when the loop is over."""
@@ -79,6 +88,7 @@ class EngineSubject:
         self._home = tempfile.TemporaryDirectory(prefix="tierfs-model-", ignore_cleanup_errors=True)
         self.world = World(Path(self._home.name) / "world")
         self._loop = _Loop(self.world)
+        self._background: Background | None = None
 
     @property
     def machine(self) -> Machine:
@@ -86,15 +96,16 @@ class EngineSubject:
         return self._loop.machine
 
     def finish(self) -> None:
-        self._loop.end()
+        self._end_process()
         self._home.cleanup()
 
     def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run a method of the machine."""
 
         async def run() -> Any:
-            result = work(*arguments)
-            return await result if isinstance(result, Awaitable) else result
+            with trio.fail_after(PATIENCE_S):
+                result = work(*arguments)
+                return await result if isinstance(result, Awaitable) else result
 
         return self._loop.call(run)
 
@@ -201,10 +212,35 @@ class EngineSubject:
     def heal_store(self) -> None:
         self.world.store.heal()
 
+    def begin(self, verb: str, path: bytes, operation: str) -> bool:
+        self.world.held.hold(operation)
+        work = self.machine.sweep if verb == "sweep" else getattr(self.machine, verb)
+        self._background = self._loop.spawn(work, *([] if verb == "sweep" else [path]))
+        while not self._background.done.is_set():
+            if self.world.held.waiting:
+                return True
+            time.sleep(0.0005)
+        self.let_go()
+        return False
+
+    def let_go(self) -> None:
+        self.world.held.release()
+        if self._background:
+            self._loop.call(self._background.done.wait)
+            if not isinstance(self._background.error, TierfsError | OSError | None):
+                raise self._background.error
+        self._background = None
+
+    def _end_process(self) -> None:
+        """End the loop; what the store has not answered yet is answered to nobody."""
+        self.machine.life.is_over = True
+        self.world.held.release()
+        self._background = None
+        self._loop.end()
+
     def restart(self) -> None:
         """Kill the process and start the next one."""
-        self.machine.life.is_over = True
-        self._loop.end()
+        self._end_process()
         self._loop = _Loop(self.world)
 
     def die_in(self, effects: int, is_power_cut: bool, call: Callable[[], object]) -> bool:
@@ -216,14 +252,13 @@ class EngineSubject:
             with contextlib.suppress(OSError):
                 call()
         except Died:
-            self._loop.end()
+            self._end_process()
             if is_power_cut:
                 self.world.cut_power()
             self._loop = _Loop(self.world)
             return True
         self.machine.life.left = None
         if self.machine.life.is_over:
-            self._loop.end()
-            self._loop = _Loop(self.world)
+            self.restart()
             return True
         return False

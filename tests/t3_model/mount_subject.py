@@ -154,6 +154,12 @@ class MountSubject:
     def heal_store(self) -> None:
         """It did not fail."""
 
+    def begin(self, verb: str, path: bytes, operation: str) -> bool:
+        return False
+
+    def let_go(self) -> None:
+        """Nothing is held."""
+
     def restart(self) -> None:
         """Applications close their files; the mount goes on."""
         for fd in self._open:

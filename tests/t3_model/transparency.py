@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.model import Handle, Model, Seen
 from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -23,7 +23,14 @@ NOWHERE = b"/nowhere/at/all"
 #: What the kernel decides before it asks the filesystem: without a kernel nobody does.
 _DECIDED_BY_KERNEL = (errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EPERM)
 
-paths = st.sampled_from([b"a", b"b", b"d", b"e", b"d/a", b"d/b", b"d/e", b"e/a", b"d/e/a"])
+PATHS = [b"a", b"b", b"d", b"e", b"d/a", b"d/b", b"d/e", b"e/a", b"d/e/a"]
+
+FIRST_FILES = [b"a", b"b", b"d/a", b"d/e/a"]
+
+#: Any path, but rather one where something is.
+paths = st.runner().flatmap(lambda machine: st.sampled_from([*machine.model.paths() * 3, *PATHS]))
+#: A file that has bytes to move, if there is one.
+files = st.runner().flatmap(lambda machine: st.sampled_from(machine.model.paths("file") or PATHS))
 sizes = st.integers(0, 18)
 content = st.binary(min_size=1, max_size=14)
 modes = st.sampled_from([0o700, 0o744, 0o750, 0o755])  # the owner may do everything, also in directories
@@ -41,6 +48,16 @@ open_flags = st.sampled_from(
 )
 rename_flags = st.sampled_from([0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE])
 verbs = st.sampled_from(["archive", "release", "restore"])
+held = st.sampled_from(
+    [
+        ("archive", "put"),
+        ("archive", "put"),
+        ("release", "put"),
+        ("release", "head"),
+        ("sweep", "copy"),
+        ("sweep", "delete"),
+    ]
+)
 operations = st.sampled_from(["put", "get", "head", "copy", "delete"])
 
 
@@ -79,6 +96,8 @@ class Subject(Protocol):
     def step_clock(self, hours: int) -> None: ...
     def fail_store(self, operation: str, after_effect: bool) -> None: ...
     def heal_store(self) -> None: ...
+    def begin(self, verb: str, path: bytes, operation: str) -> bool: ...
+    def let_go(self) -> None: ...
     def restart(self) -> None: ...
     def die_in(self, effects: int, is_power_cut: bool, call: Callable[[], object]) -> bool: ...
 
@@ -90,7 +109,21 @@ class Transparency(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         self.handles: list[tuple[Handle, Any]] = []
+        self.is_held = False
         self.subject = self.make_subject()
+
+    @initialize(
+        states=st.fixed_dictionaries({path: st.sampled_from(["none", "hot", "warm", "cold"]) for path in FIRST_FILES})
+    )
+    def begin_with_files(self, states: dict[bytes, str]) -> None:
+        """Some directories, and files that have been where they may be."""
+        for directory in (b"d", b"d/e"):
+            self.both("mkdir", directory, 0o755)
+        for path, state in states.items():
+            if state != "none":
+                self.write_file(path, b"content of " + path)
+            if state in ("warm", "cold"):
+                self.subject.move("archive" if state == "warm" else "release", path)
 
     def make_subject(self) -> Subject:
         """A new, empty subject."""
@@ -231,10 +264,12 @@ class Transparency(RuleBasedStateMachine):
 
     # -- what tierfs does: the identity --------------------------------------------------------------------------
 
-    @rule(verb=verbs, path=paths)
+    @precondition(lambda self: not self.is_held)
+    @rule(verb=verbs, path=files)
     def move(self, verb: str, path: bytes) -> None:
         self.subject.move(verb, path)
 
+    @precondition(lambda self: not self.is_held)
     @rule()
     def release_everything(self) -> None:
         for path in filter(None, list(self.model.nodes)):
@@ -244,21 +279,25 @@ class Transparency(RuleBasedStateMachine):
     def evict(self) -> None:
         self.subject.evict()
 
+    @precondition(lambda self: not self.is_held)
     @rule()
     def sweep(self) -> None:
         self.subject.sweep()
 
+    @precondition(lambda self: not self.is_held)
     @rule(hours=st.sampled_from([0, 1, 2, 3]))
     def policy(self, hours: int) -> None:
         self.subject.step_clock(hours)
         self.subject.run_policy()
 
-    @rule(operation=operations, after_effect=st.booleans(), verb=verbs, path=paths)
+    @precondition(lambda self: not self.is_held)
+    @rule(operation=operations, after_effect=st.booleans(), verb=verbs, path=files)
     def move_and_fail(self, operation: str, after_effect: bool, verb: str, path: bytes) -> None:
         self.subject.fail_store(operation, after_effect)
         self.subject.move(verb, path)
         self.subject.heal_store()
 
+    @precondition(lambda self: not self.is_held)
     @rule(operation=operations, after_effect=st.booleans())
     def sweep_and_fail(self, operation: str, after_effect: bool) -> None:
         self.subject.fail_store(operation, after_effect)
@@ -266,23 +305,44 @@ class Transparency(RuleBasedStateMachine):
             self.subject.sweep()
         self.subject.heal_store()
 
+    # -- what tierfs is in the middle of, while applications go on ---------------------------------------------------
+
+    @precondition(lambda self: not self.is_held)
+    @rule(what=held, path=files)
+    def begin(self, what: tuple[str, str], path: bytes) -> None:
+        """From now on something is under way, and the store does not answer."""
+        self.is_held = self.subject.begin(what[0], path, what[1])
+
+    @precondition(lambda self: self.is_held)
+    @rule()
+    def let_go(self) -> None:
+        self.subject.let_go()
+        self.is_held = False
+
     # -- crashes -------------------------------------------------------------------------------------------------
 
     @rule()
     def restart(self) -> None:
         """Applications lose their handles, the tree loses nothing."""
-        self.handles.clear()
+        self.end_everything()
         self.subject.restart()
 
-    @rule(effects=st.integers(0, 8), is_power_cut=st.booleans(), verb=verbs, path=paths)
+    def end_everything(self) -> None:
+        """What ends with the process."""
+        self.handles.clear()
+        self.is_held = False
+
+    @precondition(lambda self: not self.is_held)
+    @rule(effects=st.integers(0, 8), is_power_cut=st.booleans(), verb=verbs, path=files)
     def move_and_die(self, effects: int, is_power_cut: bool, verb: str, path: bytes) -> None:
         if self.subject.die_in(effects, is_power_cut, lambda: self.subject.move(verb, path)):
-            self.handles.clear()
+            self.end_everything()
 
+    @precondition(lambda self: not self.is_held)
     @rule(effects=st.integers(0, 8), is_power_cut=st.booleans())
     def sweep_and_die(self, effects: int, is_power_cut: bool) -> None:
         if self.subject.die_in(effects, is_power_cut, self.subject.sweep):
-            self.handles.clear()
+            self.end_everything()
 
     def either(self, effects: int, name: str, *arguments: Any) -> None:
         """A system call that a crash interrupts has happened or has not; nothing in between."""
@@ -292,7 +352,7 @@ class Transparency(RuleBasedStateMachine):
         before = copy.deepcopy(self.model)
         if number_of(getattr(self.model, name), *arguments):
             return
-        self.handles.clear()
+        self.end_everything()
         self.subject.die_in(effects, False, lambda: getattr(self.subject, name)(*arguments))
         self.subject.restart()
         if differences(self.model.seen(), self.subject.seen()):
@@ -306,7 +366,7 @@ class Transparency(RuleBasedStateMachine):
     def unlink_and_die(self, effects: int, path: bytes) -> None:
         self.either(effects, "unlink", path)
 
-    @rule(effects=st.integers(0, 4), path=paths)
+    @rule(effects=st.integers(0, 4), path=files)
     def empty_and_die(self, effects: int, path: bytes) -> None:
         node = self.model.nodes.get(path)
         if node and node.kind == "file":

@@ -111,13 +111,13 @@ def run_natively(cases: Sequence[CaseLike], uid: int) -> dict[CaseLike, Told]:
         return run.run(run.make())
 
 
-def differences(state: str, expected: dict[CaseLike, Told], uid: int) -> list[str]:
+def differences(state: str, expected: dict[CaseLike, Told], uid: int, *flags: str) -> list[str]:
     """Run the cases in a new mount, with files in `state`, and say where they differ from what is expected.
 
     They are made in the hot directory, so that the kernel knows nothing of them when they run. In a mount that has no
     cold files yet, inode numbers are those of the hot directory, and the comparison holds them to it.
     """
-    with directory() as home, mounted(Plan(home, flags=("--chunk-size", CHUNK_SIZE))) as mount:
+    with directory() as home, mounted(Plan(home, flags=("--chunk-size", CHUNK_SIZE, *flags))) as mount:
         run = Run(list(expected), mount.plan.hot / "cases", mount.path / "cases", uid)
         before = run.make()
         if verb := STATES[state]:

@@ -273,6 +273,11 @@ class Case:
         return f"{self.operation}({', '.join(self.kinds)})"
 
     @property
+    def is_about_owners(self) -> bool:
+        """Whether it may matter who does it."""
+        return any(kind in ("file", "mode 0") or OBJECTS[kind].owner_is_root for kind in self.kinds)
+
+    @property
     def is_always_hot(self) -> bool:
         """Whether it needs no cold file."""
         return ALWAYS_HOT.issuperset(self.kinds)

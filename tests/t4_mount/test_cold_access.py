@@ -167,7 +167,7 @@ def test_truncate_to_another_size_restores(mount: Mount, place: Path, size: int)
 
 
 def test_a_write_to_a_cold_file_restores_it(mount: Mount, place: Path) -> None:
-    """All of it, once; other handles see the write."""
+    """All of it, once, and perhaps the first chunk for the reader; other handles see the write."""
     content = content_of(20 * CHUNK)
     path = place / "file"
     mount.make_cold(path, content)
@@ -181,7 +181,7 @@ def test_a_write_to_a_cold_file_restores_it(mount: Mount, place: Path) -> None:
     expected[9 * CHUNK : 9 * CHUNK + 5] = b"again"
     assert os.pread(reader, 1 << 20, 0) == bytes(expected)
     os.close(reader)
-    assert mount.downloaded() - before == len(content)
+    assert len(content) <= mount.downloaded() - before <= len(content) + CHUNK
     assert mount.residency(mount.inside(path)) == "hot"
 
 

@@ -322,9 +322,10 @@ def expected() -> dict[CaseLike, Told]:
     return run_natively([Story(tell) for tell in STORIES], os.geteuid())
 
 
+@pytest.mark.parametrize("passthrough", ["auto", "off"])
 @pytest.mark.parametrize("state", ["hot", "warm", "cold"])
-def test_stories_end_as_in_a_plain_directory(expected: dict[CaseLike, Told], state: str) -> None:
+def test_stories_end_as_in_a_plain_directory(expected: dict[CaseLike, Told], state: str, passthrough: str) -> None:
     """Every step, and what is there afterwards."""
-    found = differences(state, expected, os.geteuid())
+    found = differences(state, expected, os.geteuid(), "--passthrough", passthrough)
     assert len(expected) == len(STORIES) > 20
     assert not found, f"{len(found)} differences:\n" + "\n".join(found)

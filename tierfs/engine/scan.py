@@ -95,10 +95,7 @@ class Scanner:
             self._heads.release_on_behalf_of(info.key)
 
     async def _show_file(self, path: bytes, info: ObjectInfo, scanned: Scanned) -> None:
-        st = self._tier.hot.lstat_or_none(path)
-        if st:
-            if stat.S_ISDIR(st.st_mode):
-                raise FileExistsError(errno.EEXIST, "a directory has its name", os.fsdecode(path))
+        if self._has_name(path):
             return
         full = await trio.to_thread.run_sync(self._store.head, info.key, abandon_on_cancel=True)
         attributes, sha256 = attributes_of(full, self._owner)
@@ -106,6 +103,15 @@ class Scanner:
         if self._tier.adopt(path, attributes, stored):
             scanned.shown += 1
             self._appeared(path)
+        else:
+            self._has_name(path)
+
+    def _has_name(self, path: bytes) -> bool:
+        """Whether the hot directory has a file of this name. EEXIST for a directory, which hides the object."""
+        st = self._tier.hot.lstat_or_none(path)
+        if st and stat.S_ISDIR(st.st_mode):
+            raise FileExistsError(errno.EEXIST, "a directory has its name", os.fsdecode(path))
+        return st is not None
 
 
 def attributes_of(info: ObjectInfo, owner: tuple[int, int]) -> tuple[Attributes, bytes]:

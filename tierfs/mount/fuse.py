@@ -226,6 +226,7 @@ def start(adapter: Adapter, fuse_fd: int, passthrough: bool, cache_directories: 
     """Begin a session on an open /dev/fuse that somebody else has mounted: the mount's options are theirs."""
     tap.configure(passthrough, cache_directories)
     pyfuse3.init(adapter, f"/dev/fd/{fuse_fd}", set())
+    _has_begun.set()
     if not tap.is_in_place():
         raise MountError("the native module is not between pyfuse3 and libfuse: reinstall tierfs")
     pyfuse3._wait_fuse_readable = Requests(fuse_fd).wait  # type: ignore[attr-defined]
@@ -251,12 +252,16 @@ def forget_name(parent: Ino, name: bytes) -> None:
 
     A name that the kernel never met does not make it forget the listing (fs/fuse/dir.c, fuse_reverse_inval_entry).
     """
+    if not _has_begun.is_set():
+        return
     pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), cast("Any", name), ignore_enoent=True)
     if parent not in _stale_listings:
         _stale_listings.add(parent)
         _notify(lambda: _forget_listing(parent))
 
 
+#: Whether there is a session: before, the kernel knows of nothing that it would have to forget.
+_has_begun = threading.Event()
 #: Directories whose listing is about to be forgotten: one notification for all names that appear until then.
 _stale_listings: set[Ino] = set()
 
