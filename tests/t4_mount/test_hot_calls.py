@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -264,17 +264,20 @@ def test_synchronous_handles_are_synchronous_below(mount: Mount, pair: tuple[Pat
     """The worker's descriptor has the flag: what plain FUSE writes is on the disk before the write returns."""
     path, wanted = pair[0], getattr(os, flag)
     fd = os.open(path, os.O_WRONLY | wanted)
-    assert os.write(fd, b"synced") == 6
-    assert any(flags & wanted == wanted for flags in descriptor_flags(mount, path))
-    os.close(fd)
+    try:
+        assert os.write(fd, b"synced") == 6
+        assert any(flags & wanted == wanted for flags in descriptor_flags(mount, path))
+    finally:
+        os.close(fd)
     assert path.read_bytes()[:6] == b"synced"
 
 
 def descriptor_flags(mount: Mount, path: Path) -> Iterator[int]:
     worker = Path(f"/proc/{mount.status()['worker_pid']}")
     for link in (worker / "fd").iterdir():
-        if os.readlink(link) == str(mount.plan.hot / relative(mount, path)):
-            yield int((worker / "fdinfo" / link.name).read_text().split("flags:")[1].split()[0], 8)
+        with suppress(FileNotFoundError):  # the worker opens and closes others meanwhile
+            if os.readlink(link) == str(mount.plan.hot / relative(mount, path)):
+                yield int((worker / "fdinfo" / link.name).read_text().split("flags:")[1].split()[0], 8)
 
 
 def can_lock(path: Path, lock: Callable[[int, int], object], kind: int) -> bool:

@@ -220,7 +220,7 @@ def test_a_file_that_was_opened_cold_stays_in_cached_mode_until_its_last_close(
     """Mixed modes would be EIO. Every handle sees the bytes that the others write; the next open passes through."""
     path = place / "file"
     content = bytearray(os.urandom(3 * MIB))
-    cold_file(mount, path, content)
+    cold_file(mount, path, bytes(content))
     with open(path, "rb", buffering=0) as early, ExitStack() as exits:
         assert os.pread(early.fileno(), 100, MIB) == content[MIB : MIB + 100]
         if asked_for:
