@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from tests.assembly import PREFIX, Machine, World, meanwhile
 from tests.invariants import check_invariants
+from tests.t2_engine.hydration import settled
 from tests.t2_engine.test_recover import prepare
 from tierfs.core.errors import AccessDenied
 from tierfs.core.reports import Entry, Outcome, Total
@@ -103,6 +104,7 @@ async def test_an_entry_explains_itself(world: World) -> None:
         file = await machine.open(b"cold", os.O_RDONLY)
         await file.read(0, 2)
         file.close()
+        await settled(machine.hydrator)
         assert (await entry(operator, b"cold")).cached_bytes >= 4
         outcomes = await operator.evict([b"cold", b"plain", b"missing"])
         assert [o.result for o in outcomes] == ["done", "unchanged", "failed"]

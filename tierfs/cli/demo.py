@@ -27,7 +27,7 @@ _BIG = "library.tar"
 _SLICE_BYTES = 64 << 10
 _LONGEST_WAIT_S = 120.0
 #: The ages of a real mount; only what would make people wait is short.
-_SETTINGS = "--warm-after 7d --cold-after 30d --settle 1s --policy-interval 1s --min-size 1 --archive-concurrency 8"
+_SETTINGS = "--warm-after 7d --cold-after 90d --settle 1s --policy-interval 1s --min-size 1 --archive-concurrency 8"
 
 
 @click.command()
