@@ -2,11 +2,13 @@
 
 import os
 import stat
+from collections import Counter
 
 from tests.assembly import PREFIX, Machine
 from tierfs.core.keys import key_of
 from tierfs.core.records import Ino, Record
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Residency
+from tierfs.engine.numbers import ROOT
 from tierfs.stores.hot import identity_of, split
 
 
@@ -29,6 +31,7 @@ def check_invariants(machine: Machine) -> None:
     assert counts == catalog._count_directories(), "the counters of directories are wrong"
     assert counts.keys() == {split(record.path)[0] for record in records}
     _check_numbers(machine)
+    _check_nodes(machine)
     _check_open_files(machine)
 
 
@@ -68,6 +71,19 @@ def _check_numbers(machine: Machine) -> None:
         found = machine.tree.find(path)
         inode = (0, int(found.ino)) if found.record else (1, machine.hot.lstat(path).st_ino)
         assert seen.setdefault(found.ino, inode) == inode, f"node id {found.ino} of {path!r} is given twice"
+
+
+def _check_nodes(machine: Machine) -> None:
+    """Every node has those above it in the table, and nothing stays there for no reason."""
+    table = machine.filesystem.nodes._nodes
+    above = Counter(
+        parent for node in table.values() for parent in [node.parent, *(parent for parent, _ in node.others)]
+    )
+    above[ROOT] -= 1  # the root is above itself
+    assert above.keys() <= table.keys(), "a node without the directory that it is in"
+    for ino, node in table.items():
+        assert node.children == above[ino], f"{node} has {above[ino]} children"
+        assert node.lookups > 0 or node.children > 0, f"nobody needs {node}"
 
 
 def _check_open_files(machine: Machine) -> None:
