@@ -11,7 +11,9 @@ import trio
 from tests.assembly import PREFIX, Machine, World, meanwhile
 from tests.invariants import check_invariants
 from tierfs.core.errors import AccessDenied, FileLost, IntegrityError, NotEligible, ObjectMissing
+from tierfs.core.records import Record
 from tierfs.core.residency import Residency
+from tierfs.stores.cold import ObjectInfo
 from tierfs.stores.hot import RENAME_EXCHANGE
 
 DATA = b"a content of several chunks"
@@ -158,6 +160,30 @@ async def test_a_restored_file_has_its_node_id_and_can_go_again(world: World) ->
             assert machine.stat(b"a").ino == number
             check_invariants(machine)
         assert len(world.memory.objects) == 1
+
+
+async def test_an_object_that_a_sweep_moves_as_the_restore_begins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.running() as machine:
+        await cold(machine)
+        await machine.rename(b"a", b"b")
+        started = machine.tier.restore_started
+
+        def and_then_the_copy_is_there(path: bytes) -> Record:
+            record = started(path)
+            stored = record.object
+            assert stored
+            copied = world.memory.copy(ObjectInfo(stored.key, stored.size, stored.etag), PREFIX + "b")
+            assert machine.sweeper._moved(stored, replace(stored, key=copied.key, etag=copied.etag))
+            return record
+
+        monkeypatch.setattr(machine.tier, "restore_started", and_then_the_copy_is_there)
+        await machine.restore(b"b")
+        assert machine.residency(b"b") is Residency.MIRRORED
+        await machine.sweep()
+        assert world.memory.objects == {PREFIX + "b": DATA}
+        check_invariants(machine)
 
 
 # -- what can go wrong -----------------------------------------------------------------------------------------------

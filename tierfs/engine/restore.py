@@ -103,7 +103,8 @@ class Restorer:
             restore.done.set()
 
     async def _bring_back(self, record: Record, restore: _Restore) -> None:
-        stored = record.object
+        current = self._tier.catalog.get_by_ino(record.ino)
+        stored = (current or record).object  # a sweep may have moved the object before this task began
         if stored is None:
             raise IntegrityError(f"{os.fsdecode(record.path)} has no object")
         directory = split(record.path)[0]
