@@ -1,8 +1,11 @@
-"""Node ids outlive what the kernel forgets of the directories above them."""
+"""Node ids mean the same file for as long as the kernel knows them, whatever becomes of its names and its bytes."""
 
 import os
 
-from tests.assembly import CALLER, CHUNK, World
+import pytest
+import trio
+
+from tests.assembly import CALLER, CHUNK, Open, World
 from tests.invariants import check_invariants
 from tierfs.engine.numbers import ROOT
 from tierfs.mount.changes import Changes
@@ -60,3 +63,39 @@ async def test_directories_that_only_an_orphan_was_in_are_let_go_with_it(world: 
         check_invariants(machine)
         file.close()
         assert len(machine.filesystem.nodes) == 1
+
+
+@pytest.mark.parametrize("was_cold", [False, True])
+async def test_a_file_that_changes_tiers_while_another_takes_its_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, was_cold: bool
+) -> None:
+    """A rename waits until its intention is durable; the file that it replaces may be released and opened meanwhile."""
+    async with world.running() as machine:
+        for path in (b"a", b"b"):
+            await machine.write(path, b"content of " + path)
+            await machine.archive(path)
+        if was_cold:
+            await machine.release(b"b")
+        sync, opened = machine.catalog.sync, list[Open]()
+
+        async def change_tiers() -> None:
+            await (machine.restore(b"b") if was_cold else machine.archiver.release(b"b"))
+            opened.append(await machine.open(b"b", os.O_RDWR))
+
+        def sync_slowly() -> None:
+            monkeypatch.setattr(machine.catalog, "sync", sync)
+            trio.from_thread.run(change_tiers)
+            sync()
+
+        monkeypatch.setattr(machine.catalog, "sync", sync_slowly)
+        await machine.rename(b"a", b"b")
+        (file,) = opened
+        assert file.size() == 12
+        assert await file.read(0, 99) == b"content of b"
+        await file.write(0, b"CONTENT")
+        assert await file.read(0, 99) == b"CONTENT of b"
+        file.close()
+        assert await machine.contents() == {b"b": b"content of a"}
+        assert len(machine.filesystem.nodes) == 1
+        await machine.sweep()
+        check_invariants(machine)

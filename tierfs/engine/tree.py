@@ -171,18 +171,21 @@ class Tree:
         self.hot.link(source, target)
         self.tier.written(source)
 
-    async def rename(self, source: bytes, target: bytes, flags: int) -> None:
-        """renameat2(2) with RENAME_NOREPLACE and RENAME_EXCHANGE, over both tiers."""
+    async def rename(self, source: bytes, target: bytes, flags: int) -> Found | None:
+        """renameat2(2), with the flags below, over both tiers; what was at the target, if it waited and looked again."""
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        replaced: Found | None = None
         while intent := self._intend(source, target, flags):
             try:
                 await trio.to_thread.run_sync(self.catalog.sync)
             except BaseException:
                 self.catalog.withdraw(intent)
                 raise
+            replaced = self.find_or_none(target)
             if self._carry_out(intent, flags):
                 break
+        return replaced
 
     def _intend(self, source: bytes, target: bytes, flags: int) -> Rename | None:
         """Do the rename at once where one step is enough (None), else write down what is to be done."""

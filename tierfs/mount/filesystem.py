@@ -159,7 +159,7 @@ class Filesystem:
         moved, replaced = self.tree.find(source), self.tree.find_or_none(target)
         if replaced and not flags & RENAME_EXCHANGE:
             self._keep_directory(replaced, target)
-        await self.tree.rename(source, target, flags)
+        replaced = await self.tree.rename(source, target, flags) or replaced
         if replaced and replaced.ino == moved.ino:
             return
         if replaced and not flags & RENAME_EXCHANGE:
