@@ -172,7 +172,7 @@ class Tree:
         self.tier.written(source)
 
     async def rename(self, source: bytes, target: bytes, flags: int) -> Found | None:
-        """renameat2(2), with the flags below, over both tiers; what was at the target, if it waited and looked again."""
+        """renameat2(2), with the flags below, over both tiers; what was at the target, if it had to look again."""
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         replaced: Found | None = None
