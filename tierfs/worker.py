@@ -42,6 +42,7 @@ from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.passthrough import why_not
 from tierfs.mount.supervisor import receive_line, send_line
 from tierfs.stores.address import StoreAddress, parse_store
+from tierfs.stores.breaker import BreakerRules, BreakerStore
 from tierfs.stores.cache import ChunkCache
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.cold import ColdStore
@@ -81,6 +82,12 @@ def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
     )
 
 
+def breaker_rules(settings: Settings) -> BreakerRules:
+    """When the store is spared. Reads that wait for it meet several tries before their deadline."""
+    longest_pause_ns = min(settings.breaker_pause, settings.cold_timeout // 4)
+    return BreakerRules(settings.breaker_failures, longest_pause_ns)
+
+
 def lock_state(state: Path, exits: ExitStack) -> None:
     """Keep every other process out of a state directory. ConfigError when one is there already."""
     lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -104,7 +111,7 @@ class Worker:
         self.store_warnings: tuple[str, ...] = ()
         self.catalog = Catalog(state / "catalog.sqlite", request["source"])
         exits.callback(self.catalog.close)
-        self.store = self._store()
+        self.store = BreakerStore(self._store(), breaker_rules(settings))
         exits.callback(self.store.close)
         self.cache = ChunkCache(state / "cache", settings.cache_size)
         exits.callback(self.cache.close)
@@ -297,6 +304,7 @@ class Worker:
             open_files=len(self.filesystem.files),
             backing_ids=modes.backing_ids(),
             known_nodes=len(self.filesystem.nodes),
+            store=self.store.health(),
         )
 
 

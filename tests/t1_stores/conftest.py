@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import require
 from tests.fakes import FaultyStore, HeldStore, MemoryStore
 from tests.servers import Quirk, S3Server, ServerMissing, moto, radosgw, rclone
+from tierfs.stores.breaker import BreakerRules, BreakerStore
 from tierfs.stores.cold import ColdStore
 from tierfs.stores.directory import DirectoryStore
 from tierfs.stores.s3 import S3Settings, S3Store
@@ -50,7 +51,7 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         memory = MemoryStore()
         yield Backend(name, lambda: memory, None)
     elif name == "wrapped":
-        wrapped = HeldStore(FaultyStore(MemoryStore(block_size=61_441)))
+        wrapped = BreakerStore(HeldStore(FaultyStore(MemoryStore(block_size=61_441))), BreakerRules())
         yield Backend(name, lambda: wrapped, None)
     elif name == "directory":
         path = tmp_path_factory.mktemp("cold")

@@ -36,6 +36,8 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     hot, warm, cold    {files, bytes}
     cache              {bytes, limit_bytes, hits, misses}
     store_io           {bytes_uploaded, bytes_downloaded, requests}
+    breaker            {reads, writes}: {state, failures, since_ns, next_try_ns, reason, opened, refused}; state: closed
+                       (the store is asked), open (it failed and is spared), half-open (it is tried)
     queue              {archiving, restoring, deletions}: what waits for the bucket
     errors             {reads, policy, files}: counts; files: path to reason
     passthrough        text: whether hot I/O goes past the daemon

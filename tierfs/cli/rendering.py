@@ -128,6 +128,7 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
         lines.append(f"  {tier:<8}{figures['files']:>9} files {shown_size(figures['bytes']):>9}")
     lines.append(f"  cache   {_cache(status['cache'])}")
     lines.append(f"  store   {_store_io(status['store_io'])}")
+    lines += [click.style(f"  breaker {line}", fg="red") for line in _breakers(status.get("breaker") or {}, now)]
     lines.append(f"  queue   {_counts(status['queue'])}; errors {_counts(status['errors'])}")
     lines.append(f"  policy  {_policy(status.get('policy') or {}, now)}")
     pids = f"worker {status.get('worker_pid')}, supervisor {status.get('supervisor_pid')}"
@@ -148,6 +149,16 @@ def _store_io(io: Mapping[str, Any]) -> str:
     requests = io["requests"]
     count = sum(requests.values()) if isinstance(requests, Mapping) else requests
     return f"{shown_size(io['bytes_uploaded'])} up, {shown_size(io['bytes_downloaded'])} down, {count} requests"
+
+
+def _breakers(breakers: Mapping[str, Any], now: float) -> list[str]:
+    """A line for each kind of request that the store is spared from."""
+    return [
+        f"{health['state']} for {kind} since {shown_age(now - health['since_ns'] / 1e9)}: {health['failures']} failures"
+        f" in a row, next try in {shown_age(health['next_try_ns'] / 1e9 - now)}: {health['reason']}"
+        for kind, health in breakers.items()
+        if health["state"] != "closed"
+    ]
 
 
 def _counts(counts: Mapping[str, Any]) -> str:

@@ -105,6 +105,13 @@ class Settings(BaseModel):
     pool_size: int = _setting(32, "Connections to the store that are kept open.", ge=1, le=1024)
     timeout: Deadline = _setting(parse_age("30s"), "How long one request to the store may be silent.")
     max_retries: int = _setting(5, "How often a request that the store could not serve is sent again.", ge=0, le=100)
+    breaker_failures: int = _setting(
+        5, "How many requests must fail in a row before the store is spared, and tried now and then; 0: never.", ge=0
+    )
+    breaker_pause: Deadline = _setting(
+        parse_age("5s"),
+        "Longest pause between two tries of a store that is spared; never more than a quarter of cold_timeout.",
+    )
     checksum: Literal["auto", "when_required"] = _setting(
         "auto", "Send and check S3 checksums (auto), or only where S3 insists, for stores that break on them."
     )

@@ -70,4 +70,21 @@ class Finding:
     remedy: str
 
 
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """Whether a store is asked (closed), spared (open), or tried (half-open), for one kind of request.
+
+    `failures` in a row until now, `reason` the last of them; `since_ns` and `next_try_ns` are 0 while closed; `opened`
+    and `refused` count since the start.
+    """
+
+    state: Literal["closed", "open", "half-open"]
+    failures: int
+    since_ns: int
+    next_try_ns: int
+    reason: str
+    opened: int
+    refused: int
+
+
 Report = Entry | Total | Outcome | PlannedAction | Finding

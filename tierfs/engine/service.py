@@ -6,7 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import trio
 
@@ -14,7 +14,7 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.policy import why_not_archived, why_not_released
 from tierfs.core.records import Record, why_lost
-from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
+from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, StoreHealth, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
 from tierfs.engine.daemon import Daemon
@@ -56,6 +56,7 @@ class Observations:
     open_files: int
     backing_ids: int
     known_nodes: int
+    store: Mapping[str, StoreHealth] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Operator:
                 "bytes_downloaded": counters.bytes_downloaded,
                 "requests": sum(counters.requests.values()),
             },
+            "breaker": {kind: asdict(health) for kind, health in seen.store.items()},
             "queue": {
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
