@@ -16,6 +16,8 @@ from tierfs.core.residency import Residency
 from tierfs.stores.cold import ObjectInfo
 from tierfs.stores.hot import RENAME_EXCHANGE
 
+Step = Callable[[Machine], Awaitable[None]]
+
 DATA = b"a content of several chunks"
 
 
@@ -83,7 +85,7 @@ async def rewrite(machine: Machine) -> None:
         rewrite,
     ],
 )
-async def test_what_happens_during_a_restore(world: World, happens: Callable[[Machine], Awaitable[None]]) -> None:
+async def test_what_happens_during_a_restore(world: World, happens: Step) -> None:
     async with world.running() as machine:
         await cold(machine)
         async with meanwhile(world, "get", machine.restore, b"a") as restore:
@@ -276,9 +278,7 @@ async def link(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("call", [shorten, link])
-async def test_a_file_that_is_renamed_while_a_call_waits_for_it(
-    world: World, call: Callable[[Machine], Awaitable[None]]
-) -> None:
+async def test_a_file_that_is_renamed_while_a_call_waits_for_it(world: World, call: Step) -> None:
     async with world.running() as machine:
         await cold(machine)
         async with meanwhile(world, "get", call, machine) as waiting:
@@ -293,9 +293,7 @@ async def test_a_file_that_is_renamed_while_a_call_waits_for_it(
 
 
 @pytest.mark.parametrize("call", [shorten, link])
-async def test_a_file_that_is_removed_while_a_call_waits_for_it(
-    world: World, call: Callable[[Machine], Awaitable[None]]
-) -> None:
+async def test_a_file_that_is_removed_while_a_call_waits_for_it(world: World, call: Step) -> None:
     async with world.running() as machine:
         await cold(machine)
         keeper = await machine.open(b"a", os.O_RDONLY)
@@ -315,7 +313,7 @@ async def test_a_file_that_is_removed_while_a_call_waits_for_it(
 
 @pytest.mark.parametrize("call", [shorten, link])
 async def test_a_file_that_is_released_again_before_the_call_goes_on(
-    world: World, call: Callable[[Machine], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+    world: World, call: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world.running() as machine:
         await cold(machine)
@@ -347,3 +345,34 @@ async def test_a_write_to_a_removed_cold_file(world: World) -> None:
         await machine.sweep()
         assert world.memory.objects == {}
         check_invariants(machine)
+
+
+async def restore(machine: Machine) -> None:
+    await machine.restore(b"a")
+
+
+async def write(machine: Machine) -> None:
+    file = await machine.open(b"a", os.O_RDWR)
+    await file.write(0, b"A")
+    file.close()
+
+
+@pytest.mark.parametrize(("comes_back", "expected"), [(restore, DATA), (write, b"A" + DATA[1:]), (rewrite, b"written")])
+@pytest.mark.parametrize("goes", [unlink, rename_over])
+async def test_a_handle_that_nobody_used_while_the_file_came_back_and_went(
+    world: World, comes_back: Step, goes: Step, expected: bytes
+) -> None:
+    """The hot bytes have no name any more when the handle is used, and the object is an older version."""
+    async with world.running() as machine:
+        await cold(machine)
+        file = await machine.open(b"a", os.O_RDWR)
+        await comes_back(machine)
+        await goes(machine)
+        assert (await file.read(0, 99)).startswith(expected)
+        assert file.size() == len(await file.read(0, 99))
+        await file.write(0, b"later")
+        assert (await file.read(0, 99))[5:].startswith(expected[5:])
+        file.close()
+        await machine.sweep()
+        check_invariants(machine)
+        assert len(machine.filesystem.nodes) == 1

@@ -38,13 +38,15 @@ class _Restore:
 class Restorer:
     """Brings whole cold files back to the hot tier.
 
-    `changed` is told the node id of each file that came back: its ctime and blocks are new to the kernel.
+    `changed` is told the node id of each file that came back: its ctime and blocks are new to the kernel. `came_back`
+    is told in the same breath as the file gets its name.
     """
 
     def __init__(self, tier: Tier, objects: ObjectStream, changed: Callable[[Ino], None]) -> None:
         self._tier = tier
         self._objects = objects
         self._changed = changed
+        self.came_back: Callable[[Ino], None] = lambda _ino: None
         self._nursery: trio.Nursery | None = None
         self._active: dict[Ino, _Restore] = {}
 
@@ -126,6 +128,7 @@ class Restorer:
         apply_attributes(fd, current.attributes)
         await trio.to_thread.run_sync(os.fsync, fd)
         restored = self._tier.restored(ino, stored, fd)
+        self.came_back(ino)
         if restored.attributes != current.attributes:  # somebody changed them during the fsync
             apply_attributes(fd, restored.attributes)
             self._tier.refresh_identity(restored.path, ino)

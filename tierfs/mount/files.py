@@ -6,6 +6,7 @@ the other: a file that was restored is read from the hot tier from then on, a wr
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,6 +82,7 @@ class Files:
         self._readers = readers
         self._restorer = restorer
         self._nodes = nodes
+        restorer.came_back = self._came_back
         self._reviving: dict[Ino, trio.Event] = {}
         self._open: dict[Handle, OpenFile] = {}
         self._free: list[int] = []
@@ -156,6 +158,7 @@ class Files:
             apply_attributes(fd, record.attributes)
             os.utime(fd, ns=(record.attributes.atime_ns, now_ns))
             self._tier.replaced(path, fd)
+            self._came_back(record.ino)
             return self._open_hot(path, flags)
         finally:
             os.close(fd)
@@ -249,19 +252,21 @@ class Files:
             await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
 
     async def _read_object(self, file: OpenFile, offset: int, size: int) -> bytes:
-        assert file.reader is not None
-        assert file.stored is not None
-        size = min(size, file.stored.size - offset)
+        reader, stored = file.reader, file.stored
+        assert reader is not None
+        assert stored is not None
+        size = min(size, stored.size - offset)
         if size <= 0:
             return b""
         try:
-            return await file.reader.read(offset, size)
-        except ObjectMissing:
-            self._tier.missing(file.stored)
-            raise
-        except ObjectChanged:
-            refreshed = self._follow(file)
-            if not refreshed:
+            return await reader.read(offset, size)
+        except (ObjectMissing, ObjectChanged) as error:
+            if file.fd is not None:  # it came back meanwhile
+                return await trio.to_thread.run_sync(os.pread, file.fd, size, offset)
+            if isinstance(error, ObjectMissing):
+                self._tier.missing(stored)
+                raise
+            if not self._follow(file):
                 raise
         return await self._read_object(file, offset, size)
 
@@ -277,6 +282,13 @@ class Files:
         return True
 
     # -- descriptors ---------------------------------------------------------------------------------------------
+
+    def _came_back(self, ino: Ino) -> None:
+        """A file has hot bytes again: its handles go over to them now, because its name may go before they are used."""
+        for file in self._open.values():
+            if file.ino == ino and file.fd is None:
+                with suppress(OSError):  # too many descriptors: at its next use
+                    self._hot_descriptor(file)
 
     def _hot_descriptor(self, file: OpenFile) -> Fd | None:
         """The descriptor of a handle; opened now when the file has come back to the hot tier since."""
