@@ -145,8 +145,8 @@ def test_a_try_that_hangs_does_not_keep_others_off(world: World) -> None:
     assert world.store.health()["reads"].state == "closed"
 
 
-def test_a_body_that_always_breaks_opens(world: World) -> None:
-    """The first bytes of an answer end a row of failures only where the circuit was not closed."""
+def test_an_answer_that_breaks_off_neither_opens_nor_ends_a_row(world: World) -> None:
+    """One object that always breaks off shuts nobody out; a store that is tried and breaks off answers."""
 
     def break_off() -> str:
         with suppress(StoreUnavailable), world.store.reads.request() as heard:
@@ -154,9 +154,15 @@ def test_a_body_that_always_breaks_opens(world: World) -> None:
             raise DOWN
         return world.store.health()["reads"].state
 
-    assert [break_off() for _ in range(3)] == ["closed", "closed", "open"]
+    assert [break_off() for _ in range(20)] == ["closed"] * 20
+    world.faulty.fail("get", DOWN, times=3)
+    for _ in range(3):
+        break_off()
+        with pytest.raises(StoreUnavailable):
+            world.read()
+    assert world.store.health()["reads"].state == "open"
     world.pass_time()
-    assert [break_off() for _ in range(3)] == ["closed", "closed", "open"]
+    assert break_off() == "closed"
 
 
 def test_a_caller_that_gives_up_says_nothing_about_the_store(world: World) -> None:

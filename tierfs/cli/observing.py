@@ -34,6 +34,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     \b
     mountpoint, store, hot_directory, state_directory, version   text
     hot, warm, cold    {files, bytes}
+    lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which
     cache              {bytes, limit_bytes, hits, misses}
     store_io           {bytes_uploaded, bytes_downloaded, requests}
     breaker            {reads, writes}: {state, failures, since_ns, next_try_ns, reason, opened, refused}; state: closed

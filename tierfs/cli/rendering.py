@@ -126,6 +126,8 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     for tier in ("hot", "warm", "cold"):
         figures = status[tier]
         lines.append(f"  {tier:<8}{figures['files']:>9} files {shown_size(figures['bytes']):>9}")
+    lost = (status.get("lost") or {}).get("files")
+    lines += [click.style(f"  lost    {lost:>9} files: `tierfs ls -r` says which", fg="red")] if lost else []
     lines.append(f"  cache   {_cache(status['cache'])}")
     lines.append(f"  store   {_store_io(status['store_io'])}")
     lines += [click.style(f"  breaker {line}", fg="red") for line in _breakers(status.get("breaker") or {}, now)]

@@ -91,6 +91,7 @@ class Operator:
         return {
             **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
             **await self._tiers(),
+            "lost": self._lost(),
             "cache": await self._cache(),
             "store_io": {
                 "bytes_uploaded": counters.bytes_uploaded,
@@ -132,6 +133,11 @@ class Operator:
         volume = await self._cached_total()
         limit = int(self._engine.settings.cache_size)
         return {"bytes": volume, "limit_bytes": limit, "hits": cache.counters.hits, "misses": cache.counters.misses}
+
+    def _lost(self) -> dict[str, int]:
+        """Those of the cold files whose bytes cannot be had."""
+        files, size = self._engine.tier.catalog.tally().get(Residency.LOST, (0, 0))
+        return {"files": files, "bytes": size}
 
     async def _tiers(self) -> dict[str, dict[str, int]]:
         sums = {tier: {"files": 0, "bytes": 0} for tier in ("hot", "warm", "cold")}

@@ -145,7 +145,8 @@ class Breaker:
         try:
             yield heard
         except StoreUnavailable as error:
-            self._tell(Event.FAILED, is_try, str(error))
+            if not is_heard:  # an answer that broke off proves neither that the store works nor that it does not
+                self._tell(Event.FAILED, is_try, str(error))
             raise
         except StoreError:
             self._tell(Event.ANSWERED, is_try)

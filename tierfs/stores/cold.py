@@ -72,7 +72,8 @@ class ColdStore(Protocol):
     def get(self, key: str, start: int, stop: int, etag: str, version_id: str | None = None) -> Iterator[bytes]:
         """Stream the bytes [start, stop) of the object whose ETag is `etag`, in blocks of any size.
 
-        ObjectChanged when the ETag or the length differs, ObjectMissing, IntegrityError when the body ends early.
+        ObjectChanged when the ETag or the length differs, ObjectMissing, StoreUnavailable when a connection breaks in
+        the body; a body that ends early is an error, never the end.
         """
         ...
 

@@ -210,7 +210,10 @@ class S3Store:
                 # One byte more than is left shows the end of the body, which gives the connection back to the pool.
                 block = body.read(min(BLOCK, left) or 1)
                 if len(block) > left or (left and not block):
-                    raise Refuted(IntegrityError, f"the answer ends {left - len(block)} bytes before its announced end")
+                    # Whatever lies between may cut an answer off: bytes that came are checked, the rest is asked for.
+                    raise Refuted(
+                        StoreUnavailable, f"the answer ends {left - len(block)} bytes before its announced end"
+                    )
             if not block:
                 return
             left -= len(block)
@@ -377,9 +380,9 @@ def _explain(error: Exception) -> tuple[type[StoreError], str]:
     if isinstance(error, _NO_CREDENTIALS):
         return AccessDenied, f"boto3 found no usable credentials ({type(error).__name__})"
     if isinstance(error, boto.IncompleteReadError):
-        return IntegrityError, "the answer ended before its announced end"
+        return StoreUnavailable, "the answer ended before its announced end"
     if isinstance(error, boto.ResponseStreamingError) and "IncompleteRead" in str(error):
-        return IntegrityError, "the connection was closed before the announced end of the answer"
+        return StoreUnavailable, "the connection was closed before the announced end of the answer"
     if isinstance(error, boto.SSLError):
         return StoreUnavailable, "the TLS handshake failed: check endpoint_url, and the certificate that it shows"
     if isinstance(error, boto.ReadTimeoutError):
