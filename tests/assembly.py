@@ -26,7 +26,7 @@ from typing import Any
 
 import trio
 
-from tests.fakes import FaultyStore, HeldStore, MemoryStore
+from tests.fakes import PATIENCE_S, FaultyStore, HeldStore, MemoryStore
 from tierfs.core.config import Settings
 from tierfs.core.records import Fd, Handle, Ino
 from tierfs.core.residency import Residency
@@ -275,7 +275,7 @@ class Machine:
         self.store = MortalStore(world.store, self.life)
         self.cache = ChunkCache(world.state / "cache", settings.cache_size)
         self.tier = Tier(self.hot, self.catalog, settings, PREFIX, world.now)
-        reading = HydrateSettings(CHUNK, settings.read_ahead, deadline_ns=30 * 10**9, memory_bytes=1024)
+        reading = HydrateSettings(CHUNK, settings.read_ahead, deadline_ns=int(PATIENCE_S) * 10**9, memory_bytes=1024)
         self.hydrator = Hydrator(self.store, self.cache, reading)
         self.restorer = Restorer(self.tier, self.hydrator, lambda _ino: None)
         self.filesystem = Filesystem(Tree(self.tier), self.hydrator, self.restorer)
@@ -501,7 +501,7 @@ async def meanwhile(
             await until_waiting(world)
             yield background
             world.held.release(operation)
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE_S):
                 await background.done.wait()
     finally:
         world.held.release(operation)

@@ -18,7 +18,7 @@ settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, d
 #: In the environment of every process that a test starts, however far away from it.
 MARK = "SESSION_OF_TIERFS_TESTS"
 #: How long, in seconds, what a test has told to end may take to be gone.
-_GRACE_S = 10.0
+_GRACE_S = 60.0
 
 _CLOUD = {
     "AWS_ACCESS_KEY_ID": "tierfstestkey",

@@ -10,7 +10,7 @@ from tierfs.core.errors import IntegrityError, ObjectChanged, ObjectMissing
 from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 
 #: A test that waits for longer than this, in seconds, has hung.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class BytesSource:

@@ -34,8 +34,8 @@ SECRET_KEY = "tierfstestsecret"
 REGION = "us-east-1"
 
 #: Longest time, in seconds, that a server may take to come up on a busy machine, and to go.
-_START_S = 60.0
-_STOP_S = 10.0
+_START_S = 180.0
+_STOP_S = 60.0
 
 
 class ServerMissing(Exception):

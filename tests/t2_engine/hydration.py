@@ -12,6 +12,7 @@ import trio.testing
 
 from tests.fakes import PATIENCE_S, BytesSource, MemoryStore, no_progress
 from tierfs.core.records import ObjectRef
+from tierfs.engine.fetcher import Fetcher
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.stores.cache import ChunkCache
 
@@ -84,9 +85,14 @@ class Bucket(MemoryStore):
 async def settled(hydrator: Hydrator) -> None:
     """Until nothing is on its way, and what arrived is in the cache (which has it after the reader)."""
     with trio.fail_after(PATIENCE_S):
-        fetcher = hydrator._fetcher
-        while fetcher._flights or fetcher._gets.borrowed_tokens or fetcher._loads.borrowed_tokens:
+        while _is_busy(hydrator._fetcher):
             await trio.sleep(0.001)
+
+
+def _is_busy(fetcher: Fetcher) -> bool:
+    """Whether a chunk is on its way, a task has yet to begin or end, or a thread still runs, perhaps for nobody."""
+    tasks = fetcher._nursery.child_tasks if fetcher._nursery else ()
+    return bool(tasks or fetcher._flights or fetcher._gets.borrowed_tokens or fetcher._loads.borrowed_tokens)
 
 
 @asynccontextmanager

@@ -52,7 +52,7 @@ class Ledger:
                 if path == b"hold":
                     await trio.sleep_forever()
                 yield Outcome(path, "done", verb, 10)
-        except trio.Cancelled:
+        except (trio.Cancelled, GeneratorExit):  # the latter where it was not asked for its next report any more
             self.endings.append("cancelled")
             self.held.set()
             raise

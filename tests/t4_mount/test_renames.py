@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.t4_mount.operations import EXCHANGE, NOREPLACE, below, rename2
 pytestmark = pytest.mark.mount
 
 STATES = ("hot", "warm", "cold")
+_PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +116,12 @@ def test_the_bucket_follows() -> None:
 
 
 def _wait_for_the_bucket(mount: Mount, keys: set[str]) -> None:
-    for _ in range(1000):
+    deadline = time.monotonic() + _PATIENCE_S
+    found: set[str] = set()
+    while time.monotonic() < deadline:
         files = (Path(path) for path in below(mount.plan.bucket) if Path(path).is_file())
         found = {str(path.relative_to(mount.plan.bucket)) for path in files}
         if {key for key in found if not key.startswith(".")} == keys and not mount.status()["queue"]["deletions"]:
             return
+        time.sleep(0.01)
     raise AssertionError(f"the bucket holds {found}, and should hold {keys}")

@@ -15,16 +15,17 @@ from tests.mounting import Mount, Plan, directory, mounted
 from tests.servers import S3Server, ServerMissing, rclone
 
 #: How long, in seconds, the policy may take for a whole tree on a busy machine before the test fails.
-POLICY_S = 150.0
+POLICY_S = 300.0
 
 MakeMount = Callable[..., AbstractContextManager[Mount]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here mounts."""
+    """Everything here mounts, and some of it takes a while where the processor is slow."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.mount)
+            item.add_marker(pytest.mark.timeout(900))
 
 
 def need(*programs: str) -> None:
@@ -83,7 +84,7 @@ def make_mount(s3: S3Server) -> MakeMount:
             plan = Plan(home or fresh, f"s3://{bucket}", in_place=True, flags=flags, environment=s3.environment)
             with mounted(plan) as mount:
                 yield mount
-                assert mount.check() == []
-                assert mount.status()["errors"]["files"] == {}
+                wait_until(lambda: mount.check() == [], mount.check)  # the policy may be at work between its looks
+                wait_until(lambda: mount.status()["errors"]["files"] == {}, lambda: mount.status()["errors"])
 
     return make

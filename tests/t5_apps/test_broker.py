@@ -27,7 +27,7 @@ _TOTAL = 200 << 20
 _FIRST_SHARE = _TOTAL // 4
 _LARGEST = 256 << 10
 _AT_ONCE = 32
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 
 
 def messages() -> Iterator[bytes]:
@@ -68,7 +68,7 @@ def _timed(what: str) -> Iterator[None]:
 
 
 async def _connected(url: str) -> Client:
-    return await nats.connect(url, pending_size=64 << 20, connect_timeout=30)
+    return await nats.connect(url, pending_size=64 << 20, connect_timeout=120)
 
 
 async def _publish(url: str, some: list[bytes]) -> None:

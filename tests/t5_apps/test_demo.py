@@ -15,7 +15,7 @@ from tierfs.cli.exits import Exit
 from tierfs.core.errors import StoreError
 
 _COMMAND = [sys.executable, "-m", "tierfs", "demo", "--files", "120"]
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 
 
 def test_every_comparison_holds() -> None:
