@@ -8,43 +8,84 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from bench import table
+from bench.cold import COLD_CONTENDERS, COLD_ROWS, cold_as_json, measure_cold
+from bench.cold_rows import ColdRow
+from bench.cold_stage import SMALL, Sizes, staged
 from bench.contenders import CONTENDERS, Contender, Missing, Options, version_of
 from bench.measuring import measure_all
 from bench.processes import MountError, peak_memory
 from bench.rows import ROWS, Row
 from tierfs import __version__
 
+AnyRow = TypeVar("AnyRow", Row, ColdRow)
+#: Tables and sentences, and the same as JSON; None when there was nothing to measure, which was said.
+Answer = tuple[list[str], dict[str, Any]] | None
+Part = Callable[[argparse.Namespace, Path, ExitStack], Answer]
+#: Filesystems over others: the kernel refuses their files as backing files.
+_STACKED = ("overlay", "ecryptfs", "fuseblk")
+
+
+_HOW = """\
+Prints tables in Markdown on standard output, progress on standard error: medians of all rounds and, in parentheses, how
+fast that is beside the first contender (1 is as fast, 0.5 half as fast), what the daemons used, and who really syncs.
+In each round everybody does each row once, in turns. docs/BENCHMARKS.md says what the rows mean.
+
+Needs root to empty the kernel's caches, /dev/fuse, a filesystem below --directory that allows passthrough, and a
+machine that does nothing else. Peers that are not installed are left out.
+
+examples:
+  python -m bench --directory /dev/shm                          everything, some minutes
+  python -m bench --contenders plain,tierfs --rows stat,rename  two contenders in some rows
+  python -m bench --cold --directory /dev/shm                   reads of cold files, from an S3 server behind a proxy
+  python -m bench --cold --small --rows 'first byte'            one of them, with smaller files, to try it out
+"""
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="tierfs beside the plain directory and peers.")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender in each row (default 5)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Benchmark: tierfs beside the plain directory and beside other filesystems.",
+        epilog=_HOW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cold", action="store_true", help="measure reads of cold files instead of hot ones")
+    parser.add_argument("--small", action="store_true", help="with --cold: files of a few MiB, to try the rows out")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender in each row (default 3)")
     parser.add_argument("--rows", default="", help="only rows whose names contain one of these words, with commas")
     parser.add_argument(
-        "--contenders", default=",".join(CONTENDERS), help="who takes part, the first is compared with (default: all)"
+        "--contenders", default="", help="who takes part, with commas; the first is compared with (default: all)"
     )
     parser.add_argument("--directory", type=Path, help="where to work: a disk, or /dev/shm (default: TMPDIR)")
     parser.add_argument("--pyfuse3-example", type=Path, metavar="FILE", help="passthroughfs.py of pyfuse3's examples")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     parser.add_argument("--list", action="store_true", help="say which rows and contenders there are")
     chosen = parser.parse_args()
-    unknown = [name for name in chosen.contenders.split(",") if name not in CONTENDERS]
+    known = list(COLD_CONTENDERS if chosen.cold else CONTENDERS)
+    chosen.contenders = chosen.contenders.split(",") if chosen.contenders else known
+    unknown = [name for name in chosen.contenders if name not in known]
     if unknown:
-        parser.error(f"no such contender: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
+        parser.error(f"no such contender: {', '.join(unknown)}; there are {', '.join(known)}")
     if chosen.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if chosen.directory and not chosen.directory.is_dir():
+        parser.error(f"--directory: {chosen.directory} is not a directory")
     return chosen
 
 
-def chosen_rows(words: str) -> list[Row]:
-    """The rows whose names contain one of the words."""
+def chosen_rows(rows: Sequence[AnyRow], words: str) -> list[AnyRow]:
+    """The rows whose names contain one of the words; says so when there is none."""
     wanted = [word.strip() for word in words.split(",") if word.strip()]
-    return [row for row in ROWS if not wanted or any(word in row.name for word in wanted)]
+    found = [row for row in rows if not wanted or any(word in row.name for word in wanted)]
+    if not found:
+        say(f"no row is called so; there are: {'; '.join(row.name for row in rows)}")
+    return found
 
 
 def say(text: str) -> None:
@@ -106,38 +147,78 @@ def environment(base: Path) -> dict[str, str]:
 
 def run(chosen: argparse.Namespace) -> int:
     """Measure and print."""
-    rows = chosen_rows(chosen.rows)
-    if not rows:
-        say(f"no row is called so; there are {', '.join(row.name for row in ROWS)}")
-        return 2
+    part: Part = cold_part if chosen.cold else hot_part
     with ExitStack() as exits:
         base = exits.enter_context(workplace(chosen.directory))
-        # From here on a second Ctrl-C must not keep anything from being taken away.
-        exits.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
-        contenders = begin(chosen.contenders.split(","), Options(base, chosen.pyfuse3_example), exits)
-        exits.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        if not contenders:
-            return 1
-        results = measure_all(rows, contenders, chosen.rounds, say)
-        memory = {contender.name: peak_memory(contender.pid) for contender in contenders if contender.pid}
         about = environment(base)
+        if "tierfs" in chosen.contenders and about["filesystem"] in _STACKED:
+            say(
+                f"{base.parent} lies on {about['filesystem']}, which allows no passthrough: "
+                "choose a directory on tmpfs, ext4 or xfs with --directory (/dev/shm is usually a tmpfs)"
+            )
+            return 2
+        try:
+            answer = part(chosen, base, exits)
+        except Missing as missing:
+            say(str(missing))
+            return 1
+    if answer is None:
+        return 2
     print("\n".join(f"- {what}: {value}" for what, value in about.items()))
-    for text in (table.speeds(results, rows, contenders), table.costs(results, rows, contenders, memory)):
-        print(f"\n{text}" if text else "")
-    for line in table.failures(results):
-        print(f"\n{line}")
+    print("\n" + "\n\n".join(filter(None, answer[0])))
     if chosen.json:
-        chosen.json.write_text(json.dumps(table.as_json(results, memory, about), indent=1) + "\n")
+        chosen.json.write_text(json.dumps({"environment": about, **answer[1]}, indent=1) + "\n")
     return 0
+
+
+@contextmanager
+def undisturbed_end(exits: ExitStack) -> Iterator[None]:
+    """What is mounted in this block is taken away undisturbed, even if Ctrl-C comes a second time."""
+    exits.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
+    yield
+    exits.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+    exits.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+
+def hot_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answer:
+    """Hot files: everybody is mounted all the time."""
+    rows = chosen_rows(ROWS, chosen.rows)
+    if not rows:
+        return None
+    with undisturbed_end(exits):
+        contenders = begin(chosen.contenders, Options(base, chosen.pyfuse3_example), exits)
+    if not contenders:
+        return None
+    results = measure_all(rows, contenders, chosen.rounds, say)
+    memory = {contender.name: peak_memory(contender.pid) for contender in contenders if contender.pid}
+    tables = [
+        table.speeds(results, rows, contenders),
+        table.costs(results, rows, contenders, memory),
+        table.syncs(results, rows, contenders),
+        *table.failures(results),
+    ]
+    return tables, table.as_json(results, memory)
+
+
+def cold_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answer:
+    """Cold files: everybody is mounted anew for each row. Missing."""
+    rows = chosen_rows(COLD_ROWS, chosen.rows)
+    if not rows:
+        return None
+    say("making cold files")
+    with undisturbed_end(exits):
+        stage = exits.enter_context(staged(base, SMALL if chosen.small else Sizes()))
+    results = measure_cold(stage, rows, chosen.contenders, chosen.rounds, say)
+    return [table.cold(results, rows, chosen.contenders), *results.failures], cold_as_json(rows, results)
 
 
 def main() -> int:
     """The command. Exit status 130 when it was interrupted."""
     chosen = arguments()
     if chosen.list:
-        print(
-            "rows:", *(f"  {row.name}" for row in ROWS), "contenders:", *(f"  {name}" for name in CONTENDERS), sep="\n"
-        )
+        rows: Sequence[Row | ColdRow] = COLD_ROWS if chosen.cold else ROWS
+        print("rows:", *(f"  {row.name}" for row in rows), sep="\n")
+        print("contenders:", *(f"  {name}" for name in (COLD_CONTENDERS if chosen.cold else CONTENDERS)), sep="\n")
         return 0
     try:
         with signals():

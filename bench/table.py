@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bench.cold import COLD_CONTENDERS, ColdResults, lines_of, verdict
+from bench.cold_rows import ColdRow
 from bench.contenders import Contender
-from bench.measuring import Cell, Results
+from bench.measuring import SYNCS_ASKED, Cell, Results
 from bench.rows import Row
 
 _NOTHING = "-"
@@ -37,15 +39,40 @@ def costs(results: Results, rows: Sequence[Row], contenders: Sequence[Contender]
     return _table(["daemon: CPU ms", *(daemon.name for daemon in daemons)], lines)
 
 
+def syncs(results: Results, rows: Sequence[Row], contenders: Sequence[Contender]) -> str:
+    """Who really syncs: calls at the backing file."""
+    counted = [row for row in rows if row.syncs]
+    daemons = [contender for contender in contenders if contender.pid]
+    if not counted or not daemons:
+        return ""
+    lines = []
+    for row in counted:
+        asked = SYNCS_ASKED if row.unit == "µs" else 1
+        cells = [results[row, daemon.name].syncs for daemon in daemons]
+        lines.append([row.name, str(asked), *(_NOTHING if cell is None else str(cell) for cell in cells)])
+    return _table(["syncs at the backing file", "asked", *(daemon.name for daemon in daemons)], lines)
+
+
+def cold(results: ColdResults, rows: Sequence[ColdRow], names: Sequence[str]) -> str:
+    """Cold reads: medians, what tierfs must show, and whether it does."""
+    who = [COLD_CONTENDERS[name] for name in names]
+    lines = []
+    for line in lines_of(rows, results):
+        medians = results.medians(line)
+        cells = [_number(medians[one]) if one in medians else _NOTHING for one in who]
+        unit = f", {line.unit}" if line.unit else ""
+        lines.append([f"{line.name}{unit}", *cells, line.target or _NOTHING, verdict(line, medians) or _NOTHING])
+    return _table(["", *who, "target", "met"], lines)
+
+
 def failures(results: Results) -> list[str]:
     """What is missing in the tables, and why."""
     return [f"{name}: {row.name}: {cell.failure}" for (row, name), cell in results.items() if cell.failure]
 
 
-def as_json(results: Results, memory: dict[str, int], environment: dict[str, str]) -> dict[str, Any]:
+def as_json(results: Results, memory: dict[str, int]) -> dict[str, Any]:
     """Everything, with every value."""
     return {
-        "environment": environment,
         "peak_memory_bytes": memory,
         "cells": [
             {
@@ -56,6 +83,7 @@ def as_json(results: Results, memory: dict[str, int], environment: dict[str, str
                 "median": cell.median,
                 "cpu_seconds": cell.cpu_seconds,
                 "requests": cell.requests,
+                "syncs": cell.syncs,
                 "failure": cell.failure,
             }
             for (row, name), cell in results.items()

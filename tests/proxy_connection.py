@@ -229,7 +229,7 @@ class Connection(threading.Thread):
         server.pace(verdict.bytes_per_s)
         server.socket.sendall(request.raw)
         answer = None
-        if "expect" in request.headers:
+        if "expect" in request.headers and self._is_answered(server):
             answer = Head.read(server)
             if answer.words[1] == "100":
                 client.socket.sendall(answer.raw)
@@ -243,6 +243,18 @@ class Connection(threading.Thread):
             regime.hold(client.socket)
             return False
         return is_whole and request.wants_to_stay and answer.wants_to_stay
+
+    def _is_answered(self, server: Peer) -> bool:
+        """Whether the server speaks before the client sends its body.
+
+        A Go server that refuses says nothing before it has the body, and boto3 sends that unasked after a second.
+        """
+        if self._client.early:
+            return False
+        poll = select.poll()
+        poll.register(server.socket, select.POLLIN)
+        poll.register(self._client.socket, select.POLLIN)
+        return server.socket.fileno() in dict(poll.poll())
 
     def _answer(self, request: Head, answer: Head, server: Peer, fault: Fault | None) -> None:
         client = self._client

@@ -1,0 +1,151 @@
+"""The cold part: every row for every reader, each on a fresh mount with an empty cache, and the table of it."""
+
+import statistics
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.cold_hot import BESIDE
+from bench.cold_rows import BYTES, PLAIN, RAW, TIERFS, ColdRow, Line, at_most
+from bench.cold_stage import MIB, Mounted, Stage, rclone, s3fs, tierfs
+from bench.contenders import Missing
+from bench.processes import MountError, proportional_memory
+from bench.rows import Impossible
+from tierfs.core.errors import TierfsError
+
+COLD_ROWS: tuple[ColdRow, ...] = BYTES + BESIDE
+_WATCH_S = 0.1
+_MEMORY = Line("peak memory (PSS of the daemon and its children), in all of this", "MiB", "under 200", at_most(200))
+_FUSE = "tierfs, plain FUSE"
+#: By the name that --contenders takes; those that are mounted have a second name, the one in the table.
+COLD_CONTENDERS = {
+    "plain": PLAIN,
+    "raw": RAW,
+    "tierfs": TIERFS,
+    "tierfs-fuse": _FUSE,
+    "rclone": "rclone",
+    "s3fs": "s3fs",
+}
+
+
+@dataclass(slots=True)
+class ColdResults:
+    """Values by line and contender, all rounds; peak memory by contender; and why something is missing."""
+
+    values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    memory: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def medians(self, line: Line) -> dict[str, float]:
+        """The medians of a line, by contender."""
+        if line is _MEMORY:
+            return {who: used / MIB for who, used in self.memory.items()}
+        return {who: statistics.median(values) for who, values in self.values[line.name].items()}
+
+
+def measure_cold(
+    stage: Stage, rows: Sequence[ColdRow], names: Sequence[str], rounds: int, say: Callable[[str], None]
+) -> ColdResults:
+    """Every row, in rounds; within a row everybody in turns."""
+    results = ColdResults()
+    who = [COLD_CONTENDERS[name] for name in names]
+    for row in rows:
+        for number in range(rounds):
+            say(f"{row.lines[0].name}: round {number + 1} of {rounds}")
+            first = number % len(who)
+            for one in [*who[first:], *who[:first]]:
+                _measure(stage, row, one, results)
+    return results
+
+
+def _measure(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> None:
+    try:
+        values = _values(stage, row, who, results)
+    except (Missing, MountError, Impossible, TierfsError, OSError) as error:
+        failure = f"{who}: {row.lines[0].name}: {error}"
+        if failure not in results.failures:
+            results.failures.append(failure)
+        return
+    finally:
+        stage.proxy.heal()
+    for line, value in values.items():
+        results.values[line][who].append(value)
+
+
+def _values(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> dict[str, float]:
+    direct = row.raw if who == RAW else row.plain
+    if who in (RAW, PLAIN):
+        stage.proxy.order(*row.faults)
+        return direct(stage) if direct else {}
+    if row.only_tierfs and not who.startswith(TIERFS):
+        return {}
+    with _mounted(stage, row, who) as mounted:
+        stage.proxy.order(*row.faults)
+        stage.settle()
+        stage.proxy.reset_counts()
+        if not row.is_watched:
+            return row.act(stage, mounted)
+        with _watched(mounted, results.memory):
+            return row.act(stage, mounted)
+
+
+def _mounted(stage: Stage, row: ColdRow, who: str) -> AbstractContextManager[Mounted]:
+    match who:
+        case "rclone":
+            return rclone(stage, row.bucket)
+        case "s3fs":
+            return s3fs(stage, row.bucket)
+        case _:
+            mode = "off" if who == _FUSE else "auto"
+            return tierfs(stage, f"--passthrough={mode}", *row.flags(stage), bucket=row.bucket, name=who)
+
+
+@contextmanager
+def _watched(mounted: Mounted, memory: dict[str, int]) -> Iterator[None]:
+    """Sample the memory of the daemons while the block runs; keep the most."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_WATCH_S):
+            memory[mounted.name] = max(memory.get(mounted.name, 0), proportional_memory(mounted.pid))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def lines_of(rows: Sequence[ColdRow], results: ColdResults) -> list[Line]:
+    """The lines of the table."""
+    return [line for row in rows for line in row.lines] + ([_MEMORY] if results.memory else [])
+
+
+def verdict(line: Line, medians: dict[str, float]) -> str:
+    """Whether tierfs shows what it must; empty where nothing is asked or nothing was measured."""
+    if not line.target or not any(name.startswith(TIERFS) for name in medians):
+        return ""
+    return "yes" if line.is_met(medians) else "NO"
+
+
+def cold_as_json(rows: Sequence[ColdRow], results: ColdResults) -> dict[str, Any]:
+    """Everything, with every value."""
+    return {
+        "peak_memory_bytes": results.memory,
+        "failures": results.failures,
+        "lines": [
+            {
+                "line": line.name,
+                "unit": line.unit,
+                "target": line.target,
+                "met": verdict(line, results.medians(line)),
+                "values": dict(results.values[line.name]),
+            }
+            for line in lines_of(rows, results)
+        ],
+    }

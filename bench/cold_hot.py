@@ -1,0 +1,236 @@
+"""What is measured of cold reads: whether they are in the way of anything else."""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench.cold_rows import PAGE, ColdRow, Line, at_least, at_most, p99
+from bench.cold_stage import LATENCY, MANY, MANY_NAMES, MIB, Mounted, Stage
+from bench.readers import read_range, reading
+from tests.faults import Fault, Kind
+
+_SAMPLE_S = 0.05
+_STALLED = 200
+_STALLED_TIMEOUT_S = 15
+_CALLS = ("stat", "open", "read 4 KiB", "write 4 KiB")
+_ROUNDS = 1500
+_THREADS = 16
+_PATIENCE_S = 60.0
+
+# -- a hot file while cold ones are read ---------------------------------------------------------------------------
+
+
+def _open_and_read(path: Path) -> float:
+    """Seconds of open, read 4 KiB; close is not in it."""
+    buffer = [bytearray(PAGE)]
+    began = time.perf_counter()
+    fd = os.open(path, os.O_RDONLY)
+    os.readv(fd, buffer)
+    seconds = time.perf_counter() - began
+    os.close(fd)
+    return seconds
+
+
+def _beside_readers(stage: Stage, mounted: Mounted) -> dict[str, float]:
+    """The hot file and a file of the plain directory in turns, as long as four cold files are being read."""
+    plain = stage.base / "plain-hot"
+    plain.write_bytes(b"p" * PAGE)
+    mine: list[float] = []
+    others: list[float] = []
+    _open_and_read(mounted.hot)  # the peers fetch it now
+    names = stage.names[:4]
+    with reading([mounted.directory / name for name in names], 0, stage.sizes.file) as readers:
+        while not stage.proxy.counts().down:
+            time.sleep(0.01)
+        while readers.poll() is None:
+            mine.append(_open_and_read(mounted.hot))
+            others.append(_open_and_read(plain))
+    return {_BESIDE.name: p99(mine) * 1e6, _PLAIN_BESIDE.name: p99(others) * 1e6}
+
+
+_BESIDE = Line("open + read of a hot file while 4 cold ones are read: p99", "µs", "under 200", at_most(200))
+_PLAIN_BESIDE = Line("the same of a plain file in the same run: p99", "µs")
+
+# -- names ---------------------------------------------------------------------------------------------------------
+
+
+def _listing(stage: Stage, mounted: Mounted) -> dict[str, float]:
+    """`ls -l` of cold names that the kernel does not know; tierfs has found them before."""
+    if mounted.client:
+        _wait(lambda: _files_of(mounted) >= MANY_NAMES)
+    stage.settle()
+    stage.proxy.reset_counts()
+    began = time.perf_counter()
+    with os.scandir(mounted.directory) as entries:
+        found = sum(entry.stat(follow_symlinks=False).st_size > 0 for entry in entries)
+    milliseconds = (time.perf_counter() - began) * 1e3
+    if found < MANY_NAMES:
+        raise OSError(f"only {found} names were listed")
+    return {_LISTING.name: milliseconds, _ASKED.name: sum(stage.proxy.counts().requests.values())}
+
+
+def _files_of(mounted: Mounted) -> int:
+    assert mounted.client
+    return int(mounted.client.status()["cold"]["files"])
+
+
+_LISTING = Line("ls -l of 10,000 cold names, first", "ms", "under 150", at_most(150))
+_ASKED = Line("requests to the bucket meanwhile", "", "none", at_most(0))
+
+# -- a bucket that does not answer ---------------------------------------------------------------------------------
+
+
+def _sample(path: Path, seconds: dict[str, list[float]]) -> None:
+    """stat, open, read and write of a hot file, each timed."""
+    buffer, block, clock = [bytearray(PAGE)], b"w" * PAGE, time.perf_counter
+    for _ in range(_ROUNDS):
+        times = [clock()]
+        os.stat(path)
+        times.append(clock())
+        fd = os.open(path, os.O_RDWR)
+        times.append(clock())
+        os.preadv(fd, buffer, 0)
+        times.append(clock())
+        os.pwrite(fd, block, 0)
+        times.append(clock())
+        os.close(fd)
+        for call, begin, end in zip(_CALLS, times, times[1:], strict=True):
+            seconds.setdefault(call, []).append(end - begin)
+
+
+def _beside_stalled(stage: Stage, mounted: Mounted) -> dict[str, float]:
+    """The hot file while nothing is asked of the bucket, while 200 readers wait for it, and nothing again."""
+    idle: dict[str, list[float]] = {}
+    stalled: dict[str, list[float]] = {}
+    _sample(mounted.hot, {})
+    _sample(mounted.hot, idle)
+    stage.proxy.order(Fault(Kind.BLACK_HOLE))
+    paths = [mounted.directory / stage.names[number % len(stage.names)] for number in range(_STALLED)]
+    with reading(paths, 0, PAGE) as readers:
+        _wait(lambda: stage.proxy.counts().faults.get("black-hole", 0) > 0)
+        time.sleep(1)  # the others are at it, too
+        _sample(mounted.hot, stalled)
+        was_over = readers.poll() is not None
+        said = json.loads(readers.communicate(timeout=_PATIENCE_S)[0])
+    stage.proxy.heal()
+    if was_over:
+        raise OSError("the readers were through before the measurement was")
+    _sample(mounted.hot, idle)
+    _wait(lambda: _is_readable(mounted.directory / stage.names[0]))
+    values: dict[str, float] = {}
+    for call in _CALLS:
+        before, during = p99(idle[call]) * 1e6, p99(stalled[call]) * 1e6
+        values |= {f"{call}, idle": before, f"{call}, stalled": during, f"{call}, ratio": during / before}
+    return values | {_EIO.name: float(said["errors"].get("EIO", 0)), _LAST.name: float(said["slowest_s"])}
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_range(path, 0, PAGE)
+    except OSError:
+        return False
+    return True
+
+
+def _wait(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise OSError(f"what was waited for did not happen within {_PATIENCE_S:g} s")
+        time.sleep(0.05)
+
+
+def _stalled_lines() -> Iterator[Line]:
+    for call in _CALLS:
+        yield Line(f"{call}, idle", "µs")
+        yield Line(f"{call}, stalled", "µs")
+        yield Line(f"{call}, ratio", "", "at most 1.1", at_most(1.1))
+
+
+_EIO = Line("of 200 readers that a black hole stalls, EIO for", "", "200", at_least(_STALLED))
+_LAST = Line("after (deadline 15 s)", "s", "at most 16", at_most(_STALLED_TIMEOUT_S + 1))
+
+# -- the cache's limit ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sampling(directory: Path, into: list[int]) -> Iterator[None]:
+    """`du` of a directory, again and again while the block runs."""
+    is_over = threading.Event()
+
+    def sample() -> None:
+        while not is_over.wait(_SAMPLE_S):
+            into.append(_disk_usage(directory))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        into.append(_disk_usage(directory))
+
+
+def _disk_usage(directory: Path) -> int:
+    """What du(1) counts, bytes; files may come and go meanwhile."""
+    used = 0
+    for where, _, names in os.walk(directory):
+        for path in (where, *(os.path.join(where, name) for name in names)):
+            try:
+                used += os.lstat(path).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return used
+
+
+def _limit_flags(stage: Stage) -> tuple[str, ...]:
+    return (f"--cache-size={stage.sizes.cache}",)
+
+
+def _full_cache(stage: Stage, mounted: Mounted) -> dict[str, float]:
+    """16 threads read ranges of all files in any order, many times what the cache may hold."""
+    assert mounted.cache
+    size = min(64 * MIB, stage.sizes.file)
+    ranges = [(name, first) for name in stage.names for first in range(0, stage.sizes.file, size)]
+    drawn = random.Random(4).choices(ranges, k=stage.sizes.through_cache // size)
+    used: list[int] = []
+    with ExitStack() as exits:
+        exits.enter_context(_sampling(mounted.cache, used))
+        pool = exits.enter_context(ThreadPoolExecutor(_THREADS))
+        began = time.perf_counter()
+        jobs = [pool.submit(read_range, mounted.directory / name, first, size) for name, first in drawn]
+        errors = sum(job.exception() is not None for job in jobs)
+        seconds = time.perf_counter() - began
+    volume = len(drawn) * size
+    return {
+        _MOST.name: max(used) / MIB,
+        _OVER.name: (max(used) - stage.sizes.cache) / MIB,
+        _ERRORS.name: errors,
+        _THROUGH.name: volume / MIB / seconds,
+    }
+
+
+_MOST = Line("cache limit 256 MiB, 5 GiB read by 16 threads: most of du", "MiB")
+_OVER = Line("above the limit", "MiB", "at most 0", at_most(0))
+_ERRORS = Line("errors meanwhile", "", "none", at_most(0))
+_THROUGH = Line("read meanwhile", "MiB/s")
+
+BESIDE = (
+    ColdRow((_BESIDE, _PLAIN_BESIDE), _beside_readers, faults=(LATENCY,), is_watched=False),
+    ColdRow((_LISTING, _ASKED), _listing, faults=(LATENCY,), bucket=MANY),
+    ColdRow(
+        (*_stalled_lines(), _EIO, _LAST),
+        _beside_stalled,
+        flags=lambda _stage: (f"--cold-timeout={_STALLED_TIMEOUT_S}s",),
+        only_tierfs=True,
+        is_watched=False,
+    ),
+    ColdRow((_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, only_tierfs=True),
+)
