@@ -77,7 +77,7 @@ def s3_backend(name: str) -> Iterator[Backend]:
     try:
         server.create_bucket(BUCKET)
         settings = S3Settings(
-            BUCKET, endpoint_url=server.endpoint_url, timeout_s=20.0, max_retries=1, pool_size=8, sizes=SIZES
+            BUCKET, endpoint_url=server.endpoint_url, timeout_s=60.0, max_retries=1, pool_size=8, sizes=SIZES
         )
         nowhere = replace(settings, bucket="tierfs-no-such-bucket")
         yield Backend(
