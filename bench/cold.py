@@ -80,7 +80,7 @@ def _values(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> dict[
     if who in (RAW, PLAIN):
         stage.proxy.order(*row.faults)
         return direct(stage) if direct else {}
-    if row.only_tierfs and not who.startswith(TIERFS):
+    if who in row.without:
         return {}
     with _mounted(stage, row, who) as mounted:
         stage.proxy.order(*row.faults)

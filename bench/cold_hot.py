@@ -22,6 +22,7 @@ _CALLS = ("stat", "open", "read 4 KiB", "write 4 KiB")
 _ROUNDS = 1500
 _THREADS = 16
 _PATIENCE_S = 60.0
+_PEERS = ("rclone", "s3fs")
 
 # -- a hot file while cold ones are read ---------------------------------------------------------------------------
 
@@ -224,13 +225,13 @@ _THROUGH = Line("read meanwhile", "MiB/s")
 
 BESIDE = (
     ColdRow((_BESIDE, _PLAIN_BESIDE), _beside_readers, faults=(LATENCY,), is_watched=False),
-    ColdRow((_LISTING, _ASKED), _listing, faults=(LATENCY,), bucket=MANY),
+    ColdRow((_LISTING, _ASKED), _listing, faults=(LATENCY,), bucket=MANY, without=("s3fs",)),
     ColdRow(
         (*_stalled_lines(), _EIO, _LAST),
         _beside_stalled,
         flags=lambda _stage: (f"--cold-timeout={_STALLED_TIMEOUT_S}s",),
-        only_tierfs=True,
+        without=_PEERS,
         is_watched=False,
     ),
-    ColdRow((_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, only_tierfs=True),
+    ColdRow((_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, without=_PEERS),
 )

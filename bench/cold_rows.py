@@ -46,7 +46,8 @@ class Line:
 class ColdRow:
     """One measurement of each contender, after `mount` of it: values by the name of the line.
 
-    `raw` and `plain` are the same by boto3 and in the plain directory, where that means something.
+    `raw` and `plain` are the same by boto3 and in the plain directory, where that means something; `without` are those
+    for whom the row means nothing, or takes too long.
     """
 
     lines: tuple[Line, ...]
@@ -56,7 +57,7 @@ class ColdRow:
     faults: tuple[Fault, ...] = ()
     flags: Callable[[Stage], tuple[str, ...]] = field(default=lambda _stage: ())
     bucket: str = BUCKET
-    only_tierfs: bool = False
+    without: tuple[str, ...] = ()
     is_watched: bool = True
 
     @property

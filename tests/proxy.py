@@ -86,7 +86,12 @@ def in_front_of(server: S3Server, *faults: Fault, seed: int = 0) -> Iterator[Pro
     """A proxy before a server, which must speak plain HTTP; it ends with the block."""
     command = [sys.executable, "-m", "tests.proxy", "--upstream", server.endpoint_url, "--seed", str(seed)]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        start_new_session=True,  # Ctrl-C is for who started it
     )
     with process:
         try:
