@@ -244,7 +244,7 @@ class Worker:
         """What is done while the mount serves: the store's self-test, and the rest of the first scan."""
         while True:
             try:
-                self.store_warnings = await trio.to_thread.run_sync(self.store.probe)
+                self.store_warnings = await trio.to_thread.run_sync(self.store.probe, abandon_on_cancel=True)
                 for warning in self.store_warnings:
                     log.warning("%s: %s", self.request["source"], warning)
                 if not self._is_scanned():

@@ -97,7 +97,9 @@ class Readers:
     def __init__(self, path: Path, offsets: Sequence[int], size: int) -> None:
         self.results: list[bytes | int] = []  # bytes, or an errno
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._read, args=(path, offset, size)) for offset in offsets]
+        self._threads = [
+            threading.Thread(target=self._read, args=(path, offset, size), daemon=True) for offset in offsets
+        ]
         for thread in self._threads:
             thread.start()
 

@@ -87,7 +87,7 @@ async def check(tier: Tier, store: ColdStore, online: bool) -> AsyncIterator[Fin
         )
     objects: dict[str, ObjectInfo] = {}
     listing = store.list(tier.prefix)
-    while block := await trio.to_thread.run_sync(_take, listing, 1000):
+    while block := await trio.to_thread.run_sync(_take, listing, 1000, abandon_on_cancel=True):
         objects.update((info.key, info) for info in block)
     for record in list(tier.catalog.records()):
         await trio.lowlevel.checkpoint()

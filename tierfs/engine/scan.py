@@ -55,7 +55,7 @@ class Scanner:
         """List the bucket once. StoreError: what was found so far is shown, the rest is left for the next scan."""
         scanned = Scanned()
         listing = self._store.list(self._tier.prefix)
-        while batch := await trio.to_thread.run_sync(_take, listing, _BATCH):
+        while batch := await trio.to_thread.run_sync(_take, listing, _BATCH, abandon_on_cancel=True):
             async with trio.open_nursery() as nursery:
                 for info in batch:
                     if self._is_news(info, scanned):
