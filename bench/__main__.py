@@ -24,6 +24,7 @@ from bench.rows import ROWS, Row
 from tierfs import __version__
 
 AnyRow = TypeVar("AnyRow", Row, ColdRow)
+Grown = TypeVar("Grown")
 #: Tables and sentences, and the same as JSON; None when there was nothing to measure, which was said.
 Answer = tuple[list[str], dict[str, Any]] | None
 Part = Callable[[argparse.Namespace, Path, ExitStack], Answer]
@@ -180,6 +181,17 @@ def undisturbed_end(exits: ExitStack) -> Iterator[None]:
     exits.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
+def last_of(growing: Iterator[Grown]) -> Grown | None:
+    """The results when all is measured, or as far as it was when Ctrl-C came."""
+    results = None
+    try:
+        for results in growing:  # noqa: B007
+            pass
+    except KeyboardInterrupt:
+        say("interrupted: the tables show what was measured until then")
+    return results
+
+
 def hot_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answer:
     """Hot files: everybody is mounted all the time."""
     rows = chosen_rows(ROWS, chosen.rows)
@@ -189,7 +201,9 @@ def hot_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answer
         contenders = begin(chosen.contenders, Options(base, chosen.pyfuse3_example), exits)
     if not contenders:
         return None
-    results = measure_all(rows, contenders, chosen.rounds, say)
+    results = last_of(measure_all(rows, contenders, chosen.rounds, say))
+    if results is None:
+        return None
     memory = {contender.name: peak_memory(contender.pid) for contender in contenders if contender.pid}
     tables = [
         table.speeds(results, rows, contenders),
@@ -208,7 +222,9 @@ def cold_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answe
     say("making cold files")
     with undisturbed_end(exits):
         stage = exits.enter_context(staged(base, SMALL if chosen.small else Sizes()))
-    results = measure_cold(stage, rows, chosen.contenders, chosen.rounds, say)
+    results = last_of(measure_cold(stage, rows, chosen.contenders, chosen.rounds, say))
+    if results is None:
+        return None
     return [table.cold(results, rows, chosen.contenders), *results.failures], cold_as_json(rows, results)
 
 

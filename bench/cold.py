@@ -48,8 +48,8 @@ class ColdResults:
 
 def measure_cold(
     stage: Stage, rows: Sequence[ColdRow], names: Sequence[str], rounds: int, say: Callable[[str], None]
-) -> ColdResults:
-    """Every row, in rounds; within a row everybody in turns."""
+) -> Iterator[ColdResults]:
+    """Every row, in rounds; within a row everybody in turns. Yields the same results again and again, as they grow."""
     results = ColdResults()
     who = [COLD_CONTENDERS[name] for name in names]
     for row in rows:
@@ -58,7 +58,7 @@ def measure_cold(
             first = number % len(who)
             for one in [*who[first:], *who[:first]]:
                 _measure(stage, row, one, results)
-    return results
+                yield results
 
 
 def _measure(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> None:

@@ -102,8 +102,11 @@ def count_syncs(row: Row, contender: Contender) -> int | None:
 
 def measure_all(
     rows: Iterable[Row], contenders: Sequence[Contender], rounds: int, say: Callable[[str], None]
-) -> Results:
-    """Every row of every contender, in turns; who begins changes with the round, so that nobody is always first."""
+) -> Iterator[Results]:
+    """Every row of every contender, in turns; who begins changes with the round, so that nobody is always first.
+
+    Yields the same results again and again, as they grow.
+    """
     rows = list(rows)
     results: Results = {(row, contender.name): Cell() for row in rows for contender in contenders}
     for number in range(rounds):
@@ -112,6 +115,7 @@ def measure_all(
             first = number % len(contenders)
             for contender in [*contenders[first:], *contenders[:first]]:
                 _fill(results[row, contender.name], row, contender)
+                yield results
     for row in rows:
         if row.syncs:
             say(f"who syncs: {row.name}")
@@ -119,7 +123,7 @@ def measure_all(
                 cell = results[row, contender.name]
                 with _failing_into(cell):
                     cell.syncs = count_syncs(row, contender)
-    return results
+    yield results
 
 
 def _fill(cell: Cell, row: Row, contender: Contender) -> None:
