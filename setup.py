@@ -18,8 +18,8 @@ setup(
     ext_modules=[
         Extension(
             "tierfs.mount._native",
-            sources=["tierfs/mount/native/module.c", "tierfs/mount/native/tap.c"],
-            depends=["tierfs/mount/native/tap.h"],
+            sources=[f"tierfs/mount/native/{name}.c" for name in ("module", "tap", "directories")],
+            depends=[f"tierfs/mount/native/{name}.h" for name in ("tap", "directories", "protocol")],
             extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *pkg_config("--cflags")],
             extra_link_args=pkg_config("--libs"),
         )

@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "directories.h"
 #include "tap.h"
 
 #undef NDEBUG
@@ -48,7 +50,7 @@ static ssize_t answer(uint64_t unique, int error, void *payload, size_t length) 
 
 static void negotiate(uint32_t flags, uint32_t flags2, bool passthrough) {
     char in[64] = {0}, out[64] = {0};
-    tap_configure(&(struct tap_limits){passthrough, true, 1024, 1 << 20});
+    tap_configure(&(struct tap_limits){passthrough, true, 1024, 1 << 20, 3600});
     put32(in, 7), put32(in + 4, 41), put32(in + 8, 131072), put32(in + 12, flags), put32(in + 16, flags2);
     assert(ask(26, 2, in, sizeof in) == HEADER + 64);
     put32(out, 7), put32(out + 4, 38), put32(out + 8, 131072), put32(out + 12, flags & 0xff);
@@ -138,6 +140,49 @@ static void test_answers(void) {
     tap_reset();
 }
 
+/* A request about node `nodeid`; whether it was answered, by the tap itself, into `reply`. */
+static bool asked(uint32_t opcode, uint64_t nodeid, const char *argument, size_t length) {
+    char message[BUFFER] = {0};
+    put32(message, (uint32_t)(HEADER + length));
+    put32(message + 4, opcode);
+    put64(message + 8, 20);
+    put64(message + 16, nodeid);
+    memcpy(message + HEADER, argument, length);
+    assert(send(kernel, message, HEADER + length, 0) == (ssize_t)(HEADER + length));
+    bool reached = tap_read(daemon_side, request, sizeof request, NULL) > 0;
+    assert(reached || errno == EINTR);
+    return recv(kernel, reply, sizeof reply, MSG_DONTWAIT) > 0 && !reached;
+}
+
+static void test_directories(void) {
+    char path[] = "/tmp/tap-XXXXXX", getattr[16] = {0}, unended[] = {'x', 'y'}, broken[] = {'x', 0, 'y', 0};
+    assert(mkdtemp(path));
+    int fd = open(path, O_PATH | O_DIRECTORY);
+    struct stat st;
+    assert(fd >= 0 && !mkdirat(fd, "there", 0700) && !fstat(fd, &st));
+    negotiate(1, 0, false);
+    assert(!asked(3, 5, getattr, 16) && !asked(1, 5, "not", 4));
+    directory_keep(5, fd);
+    assert(asked(3, 5, getattr, 16) && get32(reply) == 120 && get64(reply + 16) == 3600 && get64(reply + 32) == 5);
+    assert(get32(reply + 32 + 60) == st.st_mode && get32(reply + 32 + 64) == st.st_nlink);
+    assert(asked(1, 5, "not", 4) && get32(reply) == 144 && get64(reply + 16) == 0 && get64(reply + 32) == 3600);
+    assert(!asked(1, 5, "there", 6)); /* what is there is Python's */
+    assert(!asked(1, 5, unended, sizeof unended) && !asked(1, 5, broken, sizeof broken) && !asked(1, 5, "", 0));
+    assert(!asked(3, 5 + 256, getattr, 16) && !asked(3, 0, getattr, 16) && !asked(1, ~0ull, "not", 4));
+    directory_drop(5 + 256), directory_drop(0);
+    assert(asked(3, 5, getattr, 0));
+    directory_keep(5 + 256, dup(fd)); /* takes the place of the other, whose descriptor is closed */
+    assert(!asked(3, 5, getattr, 16) && asked(3, 5 + 256, getattr, 16) && fcntl(fd, F_GETFD) == -1);
+    directories_drop(), directories_drop();
+    assert(!asked(3, 5 + 256, getattr, 16));
+    directory_keep(5, open(path, O_PATH | O_DIRECTORY));
+    assert(!rmdir(strcat(strcpy(request, path), "/there")) && !rmdir(path));
+    assert(asked(3, 5, getattr, 16) && asked(1, 5, "there", 6)); /* a directory that was removed has no names */
+    tap_reset();
+    assert(!asked(3, 5, getattr, 16));
+    tap_reset();
+}
+
 static void test_privileges(void) {
     char in[40] = {0};
     put32(in + 20, 1u << 2); /* FUSE_WRITE_KILL_SUIDGID */
@@ -196,9 +241,11 @@ int main(void) {
     int pair[2];
     assert(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
     kernel = pair[0], daemon_side = pair[1];
+    assert(!fcntl(daemon_side, F_SETFL, O_NONBLOCK)); /* as the real one */
     test_init();
     test_open();
     test_answers();
+    test_directories();
     test_privileges();
     test_release();
     test_noise(1);

@@ -9,8 +9,9 @@ import pytest
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [str(ROOT / "tests/native/tap_test.c"), str(ROOT / "tierfs/mount/native/tap.c")]
-STRICT = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'tierfs/mount/native'}"]
+NATIVE = ROOT / "tierfs/mount/native"
+SOURCES = [str(ROOT / "tests/native/tap_test.c"), str(NATIVE / "tap.c"), str(NATIVE / "directories.c")]
+STRICT = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}"]
 
 
 def build(target: Path, *flags: str) -> Path:
@@ -33,14 +34,14 @@ def test_tap_survives_bad_messages_under_valgrind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("source", ["module.c", "tap.c"])
+@pytest.mark.parametrize("source", ["module.c", "tap.c", "directories.c"])
 def test_native_sources_compile_without_a_warning(tmp_path: Path, source: str) -> None:
     import sysconfig
 
     require(shutil.which("gcc") is not None and shutil.which("pkg-config") is not None, "gcc and pkg-config")
     fuse = subprocess.check_output(["pkg-config", "--cflags", "fuse3"], text=True).split()
     include = f"-I{sysconfig.get_paths()['include']}"
-    path = str(ROOT / "tierfs/mount/native" / source)
+    path = str(NATIVE / source)
     command = ["gcc", *STRICT, "-O2", "-fPIC", *fuse, include, "-c", path, "-o", str(tmp_path / "object.o")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -10,73 +10,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import NamedTuple
 
 import trio
 
 from tierfs.core.records import Attributes, HotIno, Ino, Record
+from tierfs.engine.stats import ColdStat, Stat, cold_stat, without_privileges
 from tierfs.engine.tier import Tier
 from tierfs.stores.catalog_rows import Rename
 from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE, split
-
-
-class Stat(Protocol):
-    """What os.stat_result and ColdStat have in common."""
-
-    @property
-    def st_mode(self) -> int: ...
-    @property
-    def st_nlink(self) -> int: ...
-    @property
-    def st_uid(self) -> int: ...
-    @property
-    def st_gid(self) -> int: ...
-    @property
-    def st_rdev(self) -> int: ...
-    @property
-    def st_size(self) -> int: ...
-    @property
-    def st_blksize(self) -> int: ...
-    @property
-    def st_blocks(self) -> int: ...
-    @property
-    def st_atime_ns(self) -> int: ...
-    @property
-    def st_mtime_ns(self) -> int: ...
-    @property
-    def st_ctime_ns(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ColdStat:
-    """stat(2) of a cold file. Its blocks are those of its bytes: 0 would tell tar and cp that it is one hole."""
-
-    st_mode: int
-    st_uid: int
-    st_gid: int
-    st_size: int
-    st_atime_ns: int
-    st_mtime_ns: int
-    st_ctime_ns: int
-    st_blocks: int
-    st_nlink: int = 1
-    st_rdev: int = 0
-    st_blksize: int = 4096
-
-
-def cold_stat(a: Attributes) -> ColdStat:
-    """stat(2) of a cold file from what is recorded of it."""
-    blocks = -(-a.size // 4096) * 8
-    return ColdStat(a.mode, a.uid, a.gid, a.size, a.atime_ns, a.mtime_ns, a.ctime_ns, blocks)
-
-
-def without_privileges(mode: int) -> int:
-    """The mode that a regular file keeps when it is given away, or changed by somebody else than root (inode(7)).
-
-    setgid without the group's execute bit stays: it does not give privileges.
-    """
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
 
 
 class Found(NamedTuple):
@@ -85,6 +28,13 @@ class Found(NamedTuple):
     ino: Ino
     st: Stat
     record: Record | None = None
+
+
+class Ends(NamedTuple):
+    """What a rename moves, and what it replaces or takes the place of."""
+
+    moved: Found
+    replaced: Found | None
 
 
 class Name(NamedTuple):
@@ -171,12 +121,20 @@ class Tree:
         self.hot.link(source, target)
         self.tier.written(source)
 
-    async def rename(self, source: bytes, target: bytes, flags: int) -> Found | None:
-        """renameat2(2), with the flags below, over both tiers; what was at the target, if it had to look again."""
+    def ends(self, source: bytes, target: bytes) -> Ends:
+        """What there is for a rename. ENOENT, ENOTDIR."""
+        return Ends(self.find(source), self.find_or_none(target))
+
+    async def rename(self, source: bytes, target: bytes, flags: int, ends: Ends | None = None) -> Found | None:
+        """renameat2(2), with the flags below, over both tiers; what was at the target, if it had to look again.
+
+        `ends` is what the caller has just seen there, if it looked.
+        """
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         replaced: Found | None = None
-        while intent := self._intend(source, target, flags):
+        while intent := self._intend(source, target, flags, ends or self.ends(source, target)):
+            ends = None
             try:
                 await trio.to_thread.run_sync(self.catalog.sync)
             except BaseException:
@@ -187,25 +145,24 @@ class Tree:
                 break
         return replaced
 
-    def _intend(self, source: bytes, target: bytes, flags: int) -> Rename | None:
+    def _intend(self, source: bytes, target: bytes, flags: int, ends: Ends) -> Rename | None:
         """Do the rename at once where one step is enough (None), else write down what is to be done."""
-        moved, replaced = self.find(source), self.find_or_none(target)
+        moved, replaced = ends
         self._check_rename(source, target, moved, replaced, flags)
         if source == target or (replaced and moved.ino == replaced.ino):
             return None
         exchange = bool(flags & RENAME_EXCHANGE)
         if moved.record and exchange and replaced and not replaced.record:
             moved, replaced, source, target = replaced, moved, target, source
-        if moved.record:
+        if not isinstance(moved.st, os.stat_result):
             self._rename_cold(source, target, replaced, exchange)
             return None
-        hot_ino = self.hot.lstat(source).st_ino
         if not self._carries(source, moved) and not (replaced and self._gives_up(target, replaced, exchange)):
-            self._rename_hot(source, target, flags)
+            self._rename_hot(source, target, flags, replaced)
             return None
         for path in (source, target):
             self.tier.noticed(self.catalog.get(path))  # recovery takes the ctime for the rename's
-        rename = Rename(source, target, hot_ino, exchange)
+        rename = Rename(source, target, moved.st.st_ino, exchange)
         self.catalog.intend(rename)
         return rename
 
@@ -250,13 +207,13 @@ class Tree:
         self._renamed_cold(source, target)
         self.tier.pins.move(source, target, exchange)
 
-    def _rename_hot(self, source: bytes, target: bytes, flags: int) -> None:
+    def _rename_hot(self, source: bytes, target: bytes, flags: int, replaced: Found | None) -> None:
         """A hot name without records. That of a hot file at the target goes last: until then recovery sees HOT win."""
-        gone = None if flags else self.hot.lstat_or_none(target)
         self.hot.rename(source, target, flags)
         if not flags & RENAME_EXCHANGE:
             self.tier.removed(target)
-        self._freed(gone)
+            if replaced and isinstance(replaced.st, os.stat_result):
+                self._freed(replaced.st)
         self.tier.pins.move(source, target, exchange=bool(flags & RENAME_EXCHANGE))
 
     def _carry_out(self, rename: Rename, flags: int) -> bool:

@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass, replace
 
 from tierfs.core.records import Attributes
-from tierfs.engine.tree import without_privileges
+from tierfs.engine.stats import without_privileges
 from tierfs.stores.hot import by_fd
 
 

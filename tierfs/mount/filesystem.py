@@ -9,7 +9,6 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 import trio
 
@@ -17,23 +16,16 @@ from tierfs.core.errors import NotEligible
 from tierfs.core.records import Fd, Handle, Ino
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.restore import Restorer
-from tierfs.engine.tree import Found, Tree, cold_stat, without_privileges
+from tierfs.engine.stats import cold_stat, without_privileges
+from tierfs.engine.tree import Found, Tree
 from tierfs.mount.changes import Changes, change_open, change_recorded
 from tierfs.mount.files import Files, Readers
 from tierfs.mount.listings import Listings
 from tierfs.mount.nodes import Node, Nodes
+from tierfs.mount.owners import Caller, give_to_caller, group_of_new
 from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
 
 _ACL = b"system.posix_acl_"
-
-
-class Caller(Protocol):
-    """Who asks: the file system's user and group, and the umask that the kernel has already applied."""
-
-    @property
-    def uid(self) -> int: ...
-    @property
-    def gid(self) -> int: ...
 
 
 class Filesystem:
@@ -50,6 +42,7 @@ class Filesystem:
         self._hot = tree.hot
         self.listings = Listings(tree, self.nodes, self.getattr)
         tree.tier.is_claimed = self.nodes.is_orphan
+        tree.catalog.on_first_record = self._drop_kept
 
     def close(self) -> None:
         """Close every handle, as the end of the process would."""
@@ -60,19 +53,28 @@ class Filesystem:
 
     def lookup(self, parent: Ino, name: bytes) -> Found:
         """Find a name; the kernel holds one more look-up of it afterwards. ENOENT."""
-        found = self.tree.find(self._path(parent, name))
+        try:
+            found = self.tree.find(self._path(parent, name))
+        except FileNotFoundError:
+            self._keep_natively(parent)
+            raise
         self.nodes.looked_up(found.ino, parent, name)
         return found
 
     def forget(self, ino: Ino, count: int) -> None:
         """The kernel gives look-ups back."""
         self.nodes.forget(ino, count)
+        if self.files.attachments and not self.nodes.get(ino):
+            self.files.attachments.drop_directory(ino)
 
     def getattr(self, ino: Ino) -> Found:
         """stat(2) of a node, also of one that was removed and is still open."""
         node = self._orphan(ino)
         if node is None:
-            return self.tree.find(self.nodes.path(ino))._replace(ino=ino)
+            found = self.tree.find(self.nodes.path(ino))
+            if stat.S_ISDIR(found.st.st_mode):
+                self._keep_natively(ino)
+            return found._replace(ino=ino)
         fd = self._descriptor_of(node)
         if fd is not None:
             return Found(ino, os.fstat(fd))
@@ -99,7 +101,7 @@ class Filesystem:
             if flags & os.O_EXCL:
                 raise
             return self._open_existing(parent, name, flags, caller)
-        st = self._own(by_fd(fd), path, mode, caller, os.fstat(fd))
+        st = give_to_caller(self._hot, path, fd, mode, caller)
         found = Found(self.tree.tier.numbers.of(st), st)
         self.nodes.looked_up(found.ino, parent, name)
         return found, self.files.adopt(found.ino, fd, flags, st)
@@ -130,7 +132,7 @@ class Filesystem:
         self._hot.symlink(destination, path)
         st = self._hot.lstat(path)
         if (caller.uid, caller.gid) != (st.st_uid, st.st_gid):
-            self._hot.chown(path, caller.uid, self._group(path, caller))
+            self._hot.chown(path, caller.uid, group_of_new(self._hot, path, caller))
         return self.lookup(parent, name)
 
     async def link(self, ino: Ino, parent: Ino, name: bytes) -> Found:
@@ -156,10 +158,10 @@ class Filesystem:
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
         """renameat2(2)."""
         source, target = self._path(parent, name), self._path(new_parent, new_name)
-        moved, replaced = self.tree.find(source), self.tree.find_or_none(target)
+        moved, replaced = ends = self.tree.ends(source, target)
         if replaced and not flags & RENAME_EXCHANGE:
             self._keep_directory(replaced, target)
-        replaced = await self.tree.rename(source, target, flags) or replaced
+        replaced = await self.tree.rename(source, target, flags, ends) or replaced
         if replaced and replaced.ino == moved.ino:
             return
         if replaced and not flags & RENAME_EXCHANGE:
@@ -231,7 +233,10 @@ class Filesystem:
         if node:
             return await self._open_orphan(node, flags)
         path = self.nodes.path(ino)
-        handle = self.files.open(ino, path, flags, self.tree.find(path).record)
+        try:
+            handle = self.files.open(ino, path, flags, None)
+        except FileNotFoundError:
+            handle = self.files.open(ino, path, flags, self.tree.find(path).record)
         if flags & os.O_TRUNC:
             self._drop_privileges(ino, caller)
         return handle
@@ -250,29 +255,28 @@ class Filesystem:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         return join(self.nodes.path(parent), name)
 
+    def _keep_natively(self, directory: Ino) -> None:
+        """What is asked of a directory without records the hot directory can say: no need to ask Python again."""
+        path = self.nodes.path(directory)
+        if self.files.attachments and not self.tree.catalog.has_records(path):
+            self.files.attachments.keep_directory(directory, self._hot.open(path, os.O_PATH | os.O_DIRECTORY))
+
+    def _drop_kept(self) -> None:
+        if self.files.attachments:
+            self.files.attachments.drop_directories()
+
     def _new(self, parent: Ino, name: bytes) -> bytes:
         path = self._path(parent, name)
         self.tree.claim_name(path)
         return path
 
     def _made(self, path: bytes, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
-        with self._hot.pinned(path) as exact:
-            self._own(exact, path, mode, caller, os.stat(exact))
+        fd = self._hot.open(path, os.O_PATH)
+        try:
+            give_to_caller(self._hot, path, fd, mode, caller)
+        finally:
+            os.close(fd)
         return self.lookup(parent, name)
-
-    def _own(self, exact: bytes, path: bytes, mode: int, caller: Caller, st: os.stat_result) -> os.stat_result:
-        """Make the caller the owner of what this process has made. chown(2) strips setuid and setgid: chmod again."""
-        if (caller.uid, caller.gid) == (st.st_uid, st.st_gid):
-            return st
-        os.chown(exact, caller.uid, self._group(path, caller))
-        if mode & (stat.S_ISUID | stat.S_ISGID):
-            os.chmod(exact, stat.S_IMODE(st.st_mode))
-        return os.stat(exact)
-
-    def _group(self, path: bytes, caller: Caller) -> int:
-        """The caller's group, unless a setgid directory hands its own down."""
-        directory = self._hot.lstat(path.rpartition(b"/")[0])
-        return -1 if directory.st_mode & stat.S_ISGID else caller.gid
 
     def _orphan(self, ino: Ino) -> Node | None:
         node = self.nodes.get(ino)

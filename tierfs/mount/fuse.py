@@ -60,10 +60,10 @@ class Adapter(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, shared_hot: bool, on_init: Callable[[], None]) -> None:
         super().__init__()
         self._fs = filesystem
-        self._timeout = _SHARED_CACHE_S if shared_hot else _KERNEL_CACHE_S
+        self.cache_s = _SHARED_CACHE_S if shared_hot else _KERNEL_CACHE_S
         self._on_init = on_init
         self._missing = EntryAttributes()  # number 0: the kernel keeps in mind that the name is not there
-        self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self._timeout
+        self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self.cache_s
         self.errors = 0
 
     def init(self) -> None:
@@ -77,7 +77,7 @@ class Adapter(pyfuse3.Operations):
     def _entry(self, found: Found) -> EntryAttributes:
         st, entry = found.st, EntryAttributes()
         entry.st_ino = pyfuse3.InodeT(found.ino)
-        entry.entry_timeout = entry.attr_timeout = self._timeout
+        entry.entry_timeout = entry.attr_timeout = self.cache_s
         entry.st_mode, entry.st_nlink = pyfuse3.ModeT(st.st_mode), st.st_nlink
         entry.st_uid, entry.st_gid, entry.st_rdev = st.st_uid, st.st_gid, st.st_rdev
         entry.st_size, entry.st_blksize, entry.st_blocks = st.st_size, st.st_blksize, st.st_blocks
@@ -224,7 +224,7 @@ class Adapter(pyfuse3.Operations):
 
 def start(adapter: Adapter, fuse_fd: int, passthrough: bool, cache_directories: bool) -> None:
     """Begin a session on an open /dev/fuse that somebody else has mounted: the mount's options are theirs."""
-    tap.configure(passthrough, cache_directories)
+    tap.configure(passthrough, cache_directories, int(adapter.cache_s))
     pyfuse3.init(adapter, f"/dev/fd/{fuse_fd}", set())
     _has_begun.set()
     if not tap.is_in_place():

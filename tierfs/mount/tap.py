@@ -3,7 +3,7 @@
 import os
 import sys
 
-from tierfs.core.records import Fd
+from tierfs.core.records import Fd, Ino
 from tierfs.mount.kernel import MAX_BACKGROUND
 
 
@@ -69,13 +69,14 @@ _OPCODES = {
 _PASSTHROUGH = 1 << 37
 
 
-def configure(passthrough: bool, cache_directories: bool) -> None:
+def configure(passthrough: bool, cache_directories: bool, cache_s: int) -> None:
     """Say what the next session asks the kernel for."""
     _native.configure(
         passthrough=passthrough,
         cache_directories=cache_directories,
         max_background=MAX_BACKGROUND,
         max_readahead=_MAX_READAHEAD,
+        cache_seconds=cache_s,
     )
 
 
@@ -104,7 +105,7 @@ def counts() -> dict[str, int]:
 
 
 class Tap:
-    """Keeps the native module informed of open handles; `index` is the lower half of a file handle."""
+    """Keeps the native module informed of what it answers for; `index` is the lower half of a file handle."""
 
     def attach(self, index: int, fd: Fd | None, size: int) -> None:
         """A handle was opened on a descriptor, or (None) on a cold file of `size` bytes."""
@@ -113,6 +114,18 @@ class Tap:
     def detach(self, index: int) -> None:
         """A handle was closed."""
         _native.detach(index)
+
+    def keep_directory(self, ino: Ino, fd: Fd) -> None:
+        """Answer for a directory whose names are all on disk; `fd` belongs to the native module from now on."""
+        _native.keep_directory(ino, fd)
+
+    def drop_directory(self, ino: Ino) -> None:
+        """The kernel forgot a node."""
+        _native.drop_directory(ino)
+
+    def drop_directories(self) -> None:
+        """Some directory has a name now that is not on disk."""
+        _native.drop_directories()
 
     def kills_privileges(self) -> bool:
         """Whether the write that is being answered takes set-user-ID away. To be asked before anything is awaited."""

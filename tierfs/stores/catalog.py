@@ -7,7 +7,7 @@ back (dropping hot bytes, deleting objects).
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from tierfs.stores.catalog_rows import (
 )
 
 VERSION = 1
+#: A node id that no record shares these bits with has no record: most new files, known without asking SQLite.
+_INO_BITS = (1 << 20) - 1
 
 
 class Catalog:
@@ -52,6 +54,9 @@ class Catalog:
         except sqlite3.DatabaseError as error:
             raise CatalogError(f"the catalog {path} cannot be opened: {error}") from error
         self._directories = self._count_directories()
+        self._inos = self._mark_inos()
+        #: Called before a directory that had no records gets one.
+        self.on_first_record: Callable[[], None] = lambda: None
 
     def _open(self, store: str) -> int:
         """Prepare the database; a descriptor of its write-ahead log."""
@@ -86,6 +91,13 @@ class Catalog:
 
     def _count_directories(self) -> dict[bytes, int]:
         return dict(self._run("SELECT directory, count(*) FROM records GROUP BY directory"))
+
+    def _mark_inos(self) -> bytearray:
+        """A 1 where a record may have a node id with these bits; never taken back."""
+        marks = bytearray(_INO_BITS + 1)
+        for (ino,) in self._run("SELECT ino FROM records"):
+            marks[ino & _INO_BITS] = 1
+        return marks
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -131,7 +143,7 @@ class Catalog:
 
     def get_by_ino(self, ino: Ino) -> Record | None:
         """The record whose file has this node id."""
-        return self._one("ino = ?", (ino,))
+        return self._one("ino = ?", (ino,)) if self._inos[ino & _INO_BITS] else None
 
     def get_by_key(self, key: str) -> Record | None:
         """A record whose bytes are in this object."""
@@ -147,6 +159,10 @@ class Catalog:
             (directory,),
         )
         return [Listed(row[0], row[1], Attributes(*row[2:])) for row in rows]
+
+    def has_records(self, directory: bytes) -> bool:
+        """Whether any file of a directory has a record."""
+        return directory in self._directories
 
     def has_cold(self, directory: bytes) -> bool:
         """Whether a directory has a file without hot bytes."""
@@ -227,6 +243,9 @@ class Catalog:
     def _put(self, record: Record) -> None:
         self._delete(record.path)
         row = row_of(record)
+        if row[0] not in self._directories:
+            self.on_first_record()
+        self._inos[record.ino & _INO_BITS] = 1
         self._run(f"INSERT INTO records ({COLUMNS}) VALUES ({PLACES})", row)
         self._directories[row[0]] = self._directories.get(row[0], 0) + 1
 

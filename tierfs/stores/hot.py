@@ -48,7 +48,10 @@ def by_fd(fd: int, name: bytes = b"") -> bytes:
 
 
 class HotTier:
-    """Owns the descriptor of the hot directory and a bounded set of descriptors below it."""
+    """Owns the descriptor of the hot directory and a bounded set of descriptors below it.
+
+    INVARIANT: with the descriptor of a directory those of the directories above it are kept.
+    """
 
     def __init__(self, root: Fd) -> None:
         self.root = root
@@ -73,17 +76,19 @@ class HotTier:
             return self.root
         fd = self._directories.get(path)
         if fd is None:
+            if len(self._directories) >= _FORGOTTEN_AFTER:
+                self.forget(next(iter(self._directories)))
             above, name = split(path)
             fd = os.open(name, _DIRECTORY, dir_fd=self.directory(above))
             self._directories[path] = fd
-            if len(self._directories) > _FORGOTTEN_AFTER:
-                os.close(self._directories.popitem(last=False)[1])
         else:
             self._directories.move_to_end(path)
         return fd
 
     def forget(self, path: bytes) -> None:
         """Drop the descriptors of a directory that was renamed or removed, and of all below it."""
+        if path not in self._directories:
+            return
         below = path + b"/"
         for known in [p for p in self._directories if p == path or p.startswith(below)]:
             os.close(self._directories.pop(known))
@@ -234,15 +239,18 @@ class HotTier:
 
     def rename(self, source: bytes, target: bytes, flags: int = 0) -> None:
         """renameat2(2)."""
-        source_fd, source_name = self.at(source)
-        source_fd = os.dup(source_fd)  # resolving the target may close it
+        (source_above, source_name), (target_above, target_name) = split(source), split(target)
+        source_fd = target_fd = self.directory(source_above)
+        if source_above != target_above:
+            source_fd = os.dup(source_fd)  # resolving the target may close it
         try:
-            target_fd, target_name = self.at(target)
+            target_fd = self.directory(target_above)
             if _renameat2(source_fd, source_name, target_fd, target_name, flags):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number), os.fsdecode(source), None, os.fsdecode(target))
         finally:
-            os.close(source_fd)
+            if source_above != target_above:
+                os.close(source_fd)
         self.forget(source)
         self.forget(target)
 

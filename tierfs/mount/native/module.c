@@ -9,12 +9,14 @@
 #include <Python.h>
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <time.h>
 
+#include "directories.h"
 #include "tap.h"
 
 static bool is_enabled, is_in_place;
@@ -29,18 +31,22 @@ __attribute__((visibility("default"))) int fuse_session_mount(struct fuse_sessio
     }
     int status = mount(session, mountpoint);
     if (status || !is_enabled) return status;
-    status = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+    int fd = fuse_session_fd(session);
+    /* A request may be gone between poll(2) and read(2), with the process that made it: never wait for the next one. */
+    if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)) return -1;
+    status = fuse_session_custom_io(session, &io, fd);
     is_in_place = status == 0;
     return status;
 }
 
 static PyObject *configure(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"passthrough", "cache_directories", "max_background", "max_readahead", NULL};
+    static char *names[] = {"passthrough", "cache_directories", "max_background", "max_readahead",
+                            "cache_seconds", NULL};
     int passthrough, cache_directories;
-    unsigned int max_background, max_readahead;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$ppII", names, &passthrough, &cache_directories, &max_background,
-                                     &max_readahead))
+    unsigned int max_background, max_readahead, cache_seconds;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$ppIII", names, &passthrough, &cache_directories, &max_background,
+                                     &max_readahead, &cache_seconds))
         return NULL;
     if (max_background > UINT16_MAX) return PyErr_Format(PyExc_ValueError, "max_background has 16 bits");
     tap_configure(&(struct tap_limits){
@@ -48,6 +54,7 @@ static PyObject *configure(PyObject *self, PyObject *args, PyObject *kwargs) {
         .cache_directories = cache_directories,
         .max_background = (uint16_t)max_background,
         .max_readahead = max_readahead,
+        .cache_seconds = cache_seconds,
     });
     is_enabled = true;
     Py_RETURN_NONE;
@@ -68,6 +75,30 @@ static PyObject *detach(PyObject *self, PyObject *handle) {
     unsigned long value = PyLong_AsUnsignedLong(handle);
     if (value == (unsigned long)-1 && PyErr_Occurred()) return NULL;
     tap_detach((uint32_t)value);
+    Py_RETURN_NONE;
+}
+
+static PyObject *keep_directory(PyObject *self, PyObject *args) {
+    (void)self;
+    unsigned long long nodeid;
+    int fd;
+    if (!PyArg_ParseTuple(args, "Ki", &nodeid, &fd)) return NULL;
+    directory_keep(nodeid, fd);
+    Py_RETURN_NONE;
+}
+
+static PyObject *drop_directory(PyObject *self, PyObject *nodeid) {
+    (void)self;
+    unsigned long long value = PyLong_AsUnsignedLongLong(nodeid);
+    if (value == (unsigned long long)-1 && PyErr_Occurred()) return NULL;
+    directory_drop(value);
+    Py_RETURN_NONE;
+}
+
+static PyObject *drop_directories(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    directories_drop();
     Py_RETURN_NONE;
 }
 
@@ -134,6 +165,10 @@ static PyMethodDef methods[] = {
     {"attach", attach, METH_VARARGS,
      "attach(handle, fd, size): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold file."},
     {"detach", detach, METH_O, "detach(handle): the file handle is closed."},
+    {"keep_directory", keep_directory, METH_VARARGS,
+     "keep_directory(node, fd): answer for this directory, whose names are all on disk; the descriptor is taken over."},
+    {"drop_directory", drop_directory, METH_O, "drop_directory(node): do not answer for this directory any more."},
+    {"drop_directories", drop_directories, METH_NOARGS, "Do not answer for any directory any more."},
     {"counts", counts, METH_NOARGS, "Requests read so far, by opcode."},
     {"is_readable", is_readable, METH_VARARGS,
      "is_readable(fd, patience): whether a request is there, or comes within so many microseconds."},

@@ -13,8 +13,9 @@
  *   WRITE    whether set-user-ID and set-group-ID go with it (HANDLE_KILLPRIV_V2), which pyfuse3 does not pass on
  *   RELEASE  of a file that changed in passthrough: the kernel has not seen stores through a mapping change its times
  *
- * Layouts are the kernel's (include/uapi/linux/fuse.h, protocol 7.41), written out here because the headers of older
- * systems lack the newer fields. Nothing in a request is believed before its length was compared with what was read.
+ *   GETATTR, LOOKUP   answered here for directories that are kept (directories.h)
+ *
+ * Nothing in a request is believed before its length was compared with what was read.
  */
 #define _GNU_SOURCE
 #include "tap.h"
@@ -26,98 +27,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    OP_OPEN = 14,
-    OP_WRITE = 16,
-    OP_RELEASE = 18,
-    OP_INIT = 26,
-    OP_OPENDIR = 27,
-    OP_CREATE = 35,
-    OP_FALLOCATE = 43,
-    OP_LSEEK = 46,
-    OP_COPY_FILE_RANGE = 47,
-    OP_IOCTL = 39,
-    OP_COPY_FILE_RANGE_64 = 53, /* kernel 6.18: the same request, and the same 8 bytes back */
-};
-
-#define INIT_HANDLE_KILLPRIV_V2 (UINT64_C(1) << 28)
-#define INIT_EXT (UINT64_C(1) << 30)
-#define INIT_PASSTHROUGH (UINT64_C(1) << 37)
-
-#define FOPEN_DIRECT_IO (1u << 0)
-#define FOPEN_KEEP_CACHE (1u << 1)
-#define FOPEN_CACHE_DIR (1u << 3)
-#define FOPEN_PASSTHROUGH (1u << 7)
-
-#define WRITE_KILL_SUIDGID (1u << 2)
-#define NOTIFY_INVAL_INODE 2
+#include "directories.h"
+#include "protocol.h"
 
 /* Copies in one go; a longer one is cut short, as copy_file_range(2) may be, and the loop stays responsive. */
 #define LONGEST_COPY (1u << 20)
-
-struct in_header {
-    uint32_t len, opcode;
-    uint64_t unique, nodeid;
-    uint32_t uid, gid, pid;
-    uint16_t total_extlen, padding;
-};
-
-struct out_header {
-    uint32_t len;
-    int32_t error;
-    uint64_t unique;
-};
-
-struct init_in {
-    uint32_t major, minor, max_readahead, flags, flags2;
-};
-
-struct init_out {
-    uint32_t major, minor, max_readahead, flags;
-    uint16_t max_background, congestion_threshold;
-    uint32_t max_write, time_gran;
-    uint16_t max_pages, map_alignment;
-    uint32_t flags2, max_stack_depth;
-};
-
-struct open_out {
-    uint64_t fh;
-    uint32_t open_flags, backing_id;
-};
-
-struct write_in {
-    uint64_t fh, offset;
-    uint32_t size, write_flags;
-};
-
-struct release_in {
-    uint64_t fh;
-    uint32_t flags, release_flags;
-};
-
-struct notify_inval_inode_out {
-    uint64_t nodeid;
-    int64_t offset, length;
-};
-
-struct fallocate_in {
-    uint64_t fh, offset, length;
-    uint32_t mode, padding;
-};
-
-struct lseek_in {
-    uint64_t fh, offset;
-    uint32_t whence, padding;
-};
-
-struct copy_in {
-    uint64_t fh_in, off_in, nodeid_out, fh_out, off_out, len, flags;
-};
-
-_Static_assert(sizeof(struct in_header) == 40, "layout of fuse_in_header");
-_Static_assert(sizeof(struct out_header) == 16, "layout of fuse_out_header");
-_Static_assert(sizeof(struct init_out) == 40, "layout of fuse_init_out up to max_stack_depth");
-_Static_assert(sizeof(struct open_out) == 16, "layout of fuse_open_out");
+/* Requests answered here in a row before the rest of the process gets its turn. */
+#define MOST_ANSWERS 16
 
 struct pending {
     uint64_t unique;
@@ -151,6 +67,7 @@ bool tap_kills_privileges(void) { return tap.kills_privileges; }
 void tap_reset(void) {
     free(tap.pending);
     free(tap.attached);
+    directories_drop();
     memset(&tap, 0, sizeof tap);
 }
 
@@ -269,23 +186,39 @@ static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
     return 0;
 }
 
-/* Answer a request that pyfuse3 has no handler for. False when it is not one of them. */
+/* Answer a request that pyfuse3 has no handler for, or that needs none. False when it is not one of them. */
 static bool answer(int fd, const struct in_header *in, const void *argument, size_t length) {
-    uint64_t payload = 0;
+    union {
+        uint64_t number;
+        struct attr_out attr;
+        struct entry_out entry;
+    } payload = {0};
     size_t payload_size = 0;
     int error = EINVAL;
     switch (in->opcode) {
+    case OP_GETATTR:
+        payload.attr.attr_valid = tap.limits.cache_seconds;
+        if (!directory_attributes(in->nodeid, &payload.attr.attr)) return false;
+        payload_size = sizeof payload.attr;
+        error = 0;
+        break;
+    case OP_LOOKUP:
+        payload.entry.entry_valid = tap.limits.cache_seconds; /* node 0: the kernel keeps in mind that it is missing */
+        if (!directory_lacks(in->nodeid, argument, length)) return false;
+        payload_size = sizeof payload.entry;
+        error = 0;
+        break;
     case OP_FALLOCATE:
         if (length >= sizeof(struct fallocate_in)) error = do_fallocate(argument, in->uid);
         break;
     case OP_LSEEK:
-        if (length >= sizeof(struct lseek_in)) error = do_lseek(argument, &payload);
-        payload_size = sizeof payload;
+        if (length >= sizeof(struct lseek_in)) error = do_lseek(argument, &payload.number);
+        payload_size = sizeof payload.number;
         break;
     case OP_COPY_FILE_RANGE:
     case OP_COPY_FILE_RANGE_64:
-        if (length >= sizeof(struct copy_in)) error = do_copy(argument, in->uid, &payload);
-        payload_size = sizeof payload;
+        if (length >= sizeof(struct copy_in)) error = do_copy(argument, in->uid, &payload.number);
+        payload_size = sizeof payload.number;
         break;
     case OP_IOCTL: /* every open() of a C library's stdio asks whether the file is a terminal */
         error = ENOTTY;
@@ -302,40 +235,44 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
     return true;
 }
 
-ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
-    (void)userdata;
-    ssize_t n = read(fd, buffer, size);
-    if (n < (ssize_t)sizeof(struct in_header)) return n;
-    const struct in_header *in = buffer;
-    if (in->len != (size_t)n) return n; /* libfuse complains about it */
-    if (in->opcode < TAP_OPCODES) tap.counts[in->opcode]++;
+/* Look at a request that was read. True when it is answered already. */
+static bool note(int fd, const struct in_header *in, size_t length) {
     const void *argument = in + 1;
-    size_t length = (size_t)n - sizeof *in;
+    if (in->opcode < TAP_OPCODES) tap.counts[in->opcode]++;
     tap.kills_privileges = false;
     switch (in->opcode) {
     case OP_INIT:
         note_init(argument, length);
         expect_reply(in->unique, in->opcode);
-        break;
+        return false;
     case OP_OPEN:
     case OP_CREATE:
     case OP_OPENDIR:
         expect_reply(in->unique, in->opcode);
-        break;
+        return false;
     case OP_WRITE:
         if (length >= sizeof(struct write_in))
             tap.kills_privileges = ((const struct write_in *)argument)->write_flags & WRITE_KILL_SUIDGID;
-        break;
+        return false;
     case OP_RELEASE:
         if (length >= sizeof(struct release_in)) note_release(fd, in->nodeid, argument);
-        break;
+        return false;
     default:
-        if (answer(fd, in, argument, length)) {
-            errno = EINTR; /* "no request this time": the caller waits for the next one */
-            return -1;
-        }
+        return answer(fd, in, argument, length);
     }
-    return n;
+}
+
+ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
+    (void)userdata;
+    const struct in_header *in = buffer;
+    for (int answered = 0; answered < MOST_ANSWERS; answered++) {
+        ssize_t n = read(fd, buffer, size);
+        if (n < 0 && errno == EAGAIN) break; /* whoever asked was killed before the request could be read */
+        if (n < (ssize_t)sizeof *in || in->len != (size_t)n) return n; /* libfuse complains about it */
+        if (!note(fd, in, (size_t)n - sizeof *in)) return n;
+    }
+    errno = EINTR; /* "no request this time": the caller waits for the next one */
+    return -1;
 }
 
 /* ---- replies -------------------------------------------------------------------------------------------------- */

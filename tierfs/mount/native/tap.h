@@ -16,6 +16,7 @@ struct tap_limits {
     bool cache_directories; /* let the kernel keep listings until it changes the directory itself */
     uint16_t max_background;
     uint32_t max_readahead; /* bytes; 0 leaves the kernel's own */
+    uint32_t cache_seconds; /* how long the kernel keeps what is answered here */
 };
 
 /* What to ask for in the next INIT reply. */

@@ -1,0 +1,80 @@
+/* Directories that the tap answers for, kept by node id with a descriptor of each.
+ *
+ * Whenever a name in a directory changes, the kernel forgets the directory's attributes, and asks for them at the next
+ * step through it; and it looks every name up in vain before it makes it. So half of the requests of a program that
+ * makes, renames or removes files are these two, and neither needs more than one system call.
+ *
+ * A descriptor stays right while the directory is renamed or removed. That no cold file has a missing name is the
+ * business of who keeps a directory here, and drops it when that may change. */
+#define _GNU_SOURCE
+#include "directories.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Two directories whose numbers agree in the lower bits take turns: who comes last stays. */
+#define KEPT 256
+
+static struct kept {
+    uint64_t nodeid; /* 0: none */
+    int fd;
+} kept[KEPT];
+
+static void drop(struct kept *directory) {
+    if (!directory->nodeid) return;
+    close(directory->fd);
+    directory->nodeid = 0;
+}
+
+static struct kept *find(uint64_t nodeid) {
+    struct kept *directory = &kept[nodeid % KEPT];
+    return nodeid && directory->nodeid == nodeid ? directory : NULL;
+}
+
+void directory_keep(uint64_t nodeid, int fd) {
+    struct kept *directory = &kept[nodeid % KEPT];
+    drop(directory);
+    *directory = (struct kept){nodeid, fd};
+}
+
+void directory_drop(uint64_t nodeid) {
+    struct kept *directory = find(nodeid);
+    if (directory) drop(directory);
+}
+
+void directories_drop(void) {
+    for (size_t i = 0; i < KEPT; i++) drop(&kept[i]);
+}
+
+bool directory_attributes(uint64_t nodeid, struct attr *out) {
+    const struct kept *directory = find(nodeid);
+    struct stat st;
+    if (!directory || fstat(directory->fd, &st)) return false;
+    *out = (struct attr){
+        .ino = nodeid,
+        .size = (uint64_t)st.st_size,
+        .blocks = (uint64_t)st.st_blocks,
+        .atime = (uint64_t)st.st_atim.tv_sec,
+        .mtime = (uint64_t)st.st_mtim.tv_sec,
+        .ctime = (uint64_t)st.st_ctim.tv_sec,
+        .atimensec = (uint32_t)st.st_atim.tv_nsec,
+        .mtimensec = (uint32_t)st.st_mtim.tv_nsec,
+        .ctimensec = (uint32_t)st.st_ctim.tv_nsec,
+        .mode = st.st_mode,
+        .nlink = (uint32_t)st.st_nlink,
+        .uid = st.st_uid,
+        .gid = st.st_gid,
+        .blksize = (uint32_t)st.st_blksize,
+    };
+    return true;
+}
+
+bool directory_lacks(uint64_t nodeid, const char *name, size_t length) {
+    const struct kept *directory = find(nodeid);
+    struct stat st;
+    if (!directory || !length || memchr(name, 0, length) != name + length - 1) return false;
+    return fstatat(directory->fd, name, &st, AT_SYMLINK_NOFOLLOW) && errno == ENOENT;
+}
