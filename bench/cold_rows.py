@@ -63,7 +63,7 @@ class ColdRow:
     @property
     def name(self) -> str:
         """The names of its lines."""
-        return ", ".join(line.name for line in self.lines)
+        return "; ".join(line.name for line in self.lines)
 
 
 # -- judges --------------------------------------------------------------------------------------------------------
