@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -220,8 +221,10 @@ def cold_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answe
     if not rows:
         return None
     say("making cold files")
+    sizes = SMALL if chosen.small else Sizes()
+    sizes = replace(sizes, files=min(sizes.files, max(row.files for row in rows)))
     with undisturbed_end(exits):
-        stage = exits.enter_context(staged(base, SMALL if chosen.small else Sizes()))
+        stage = exits.enter_context(staged(base, sizes))
     results = last_of(measure_cold(stage, rows, chosen.contenders, chosen.rounds, say))
     if results is None:
         return None

@@ -231,7 +231,7 @@ _ERRORS = Line("errors meanwhile", "", "none", at_most(0))
 _THROUGH = Line("read meanwhile", "MiB/s")
 
 BESIDE = (
-    ColdRow((_BESIDE, _PLAIN_BESIDE), _beside_readers, faults=(LATENCY,), is_watched=False),
+    ColdRow((_BESIDE, _PLAIN_BESIDE), _beside_readers, faults=(LATENCY,), is_watched=False, files=4),
     ColdRow((_LISTING, _ASKED), _listing, faults=(LATENCY,), bucket=MANY, without=("s3fs",)),
     ColdRow(
         (*_stalled_lines(), _EIO, _LAST),
@@ -240,5 +240,5 @@ BESIDE = (
         without=_PEERS,
         is_watched=False,
     ),
-    ColdRow((_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, without=_PEERS),
+    ColdRow((_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, without=_PEERS, files=8),
 )

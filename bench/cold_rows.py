@@ -47,7 +47,7 @@ class ColdRow:
     """One measurement of each contender, after `mount` of it: values by the name of the line.
 
     `raw` and `plain` are the same by boto3 and in the plain directory, where that means something; `without` are those
-    for whom the row means nothing, or takes too long.
+    for whom the row means nothing, or takes too long; `files` is how many cold files it needs.
     """
 
     lines: tuple[Line, ...]
@@ -59,6 +59,7 @@ class ColdRow:
     bucket: str = BUCKET
     without: tuple[str, ...] = ()
     is_watched: bool = True
+    files: int = 1
 
     @property
     def name(self) -> str:
@@ -212,7 +213,7 @@ def _reading(line: Line, count: int, *faults: Fault) -> ColdRow:
         names = stage.names[:count]
         return {line.name: _raw_download(stage, names, _ONE if count == 1 else _SEVERAL)}
 
-    return ColdRow((line,), _sequential(line, count), raw=raw, faults=faults)
+    return ColdRow((line,), _sequential(line, count), raw=raw, faults=faults, files=count)
 
 
 def _eight_beside_one(stage: Stage, mounted: Mounted) -> dict[str, float]:
@@ -316,13 +317,13 @@ _LIMITED = Line("sequential read, 20 ms, 80 MiB/s per connection", "MiB/s", "at 
 _EIGHT = Line("8 readers of 8 files, 20 ms, 80 MiB/s per connection", "MiB/s", "0.95 of raw", above(0, RAW, 0.95))
 
 BYTES = (
-    ColdRow((_AT_START, _FAR), _first_bytes, raw=_raw_first_bytes, faults=(LATENCY,)),
+    ColdRow((_AT_START, _FAR), _first_bytes, raw=_raw_first_bytes, faults=(LATENCY,), files=2),
     ColdRow((_DOWNLOADED,), _two_pages, faults=(LATENCY,)),
     _reading(_BARE, 1),
     _reading(_LATE, 1, LATENCY),
     _reading(_LIMITED, 1, LATENCY, PER_CONNECTION),
     _reading(_EIGHT, 8, LATENCY, PER_CONNECTION),
-    ColdRow((_ONE_READER, _ALL_READERS, _GAIN), _eight_beside_one, faults=(LATENCY,)),
+    ColdRow((_ONE_READER, _ALL_READERS, _GAIN), _eight_beside_one, faults=(LATENCY,), files=8),
     ColdRow((_RANDOM_P99, _RANDOM_MIB), _random_reads, raw=_raw_random_reads, faults=(LATENCY,)),
     ColdRow((_PAGES, _CHUNKS, _CACHED_4K), _again, plain=_plain_again),
 )
