@@ -259,7 +259,8 @@ class Filesystem:
         """What is asked of a directory without records the hot directory can say: no need to ask Python again."""
         path = self.nodes.path(directory)
         if self.files.attachments and not self.tree.catalog.has_records(path):
-            self.files.attachments.keep_directory(directory, self._hot.open(path, os.O_PATH | os.O_DIRECTORY))
+            with suppress(OSError):  # too many descriptors: Python goes on answering
+                self.files.attachments.keep_directory(directory, self._hot.open(path, os.O_PATH | os.O_DIRECTORY))
 
     def _drop_kept(self) -> None:
         if self.files.attachments:
