@@ -46,7 +46,7 @@ def _beside_readers(stage: Stage, mounted: Mounted) -> dict[str, float]:
     others: list[float] = []
     _open_and_read(mounted.hot)  # the peers fetch it now
     names = stage.names[:4]
-    with reading([mounted.directory / name for name in names], 0, stage.sizes.file) as readers:
+    with reading([mounted.directory / name for name in names], 0, stage.sizes.part) as readers:
         while not stage.proxy.counts().down:
             time.sleep(0.01)
         while readers.poll() is None:
@@ -205,8 +205,8 @@ def _limit_flags(stage: Stage) -> tuple[str, ...]:
 def _full_cache(stage: Stage, mounted: Mounted) -> dict[str, float]:
     """16 threads read ranges of all files in any order, many times what the cache may hold."""
     assert mounted.cache
-    size = min(64 * MIB, stage.sizes.file)
-    ranges = [(name, first) for name in stage.names for first in range(0, stage.sizes.file, size)]
+    size = min(64 * MIB, stage.sizes.part)
+    ranges = [(name, first) for name in stage.names for first in range(0, stage.sizes.part, size)]
     drawn = random.Random(4).choices(ranges, k=stage.sizes.through_cache // size)
     used: list[int] = []
     with ExitStack() as exits:

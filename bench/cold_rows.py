@@ -128,14 +128,14 @@ def _get(client: "S3Client", key: str, first: int, size: int) -> None:
             pass
 
 
-def _raw_download(stage: Stage, names: list[str], at_once: int) -> float:
-    """Parallel ranged GETs of whole objects; MiB/s."""
-    ranges = [(name, first) for first in range(0, stage.sizes.file, _RANGE) for name in names]
+def _raw_download(stage: Stage, names: list[str], size: int, at_once: int) -> float:
+    """Parallel ranged GETs of the first `size` bytes of objects; MiB/s."""
+    ranges = [(name, first) for first in range(0, size, _RANGE) for name in names]
     with client_of(stage) as client, ThreadPoolExecutor(at_once) as pool:
         began = time.perf_counter()
         for done in [pool.submit(_get, client, name, first, _RANGE) for name, first in ranges]:
             done.result()
-        return len(names) * stage.sizes.file / MIB / (time.perf_counter() - began)
+        return len(names) * size / MIB / (time.perf_counter() - began)
 
 
 def _raw_latency(stage: Stage, count: int, size: int = PAGE) -> list[float]:
@@ -199,11 +199,12 @@ def _sequential(line: Line, count: int) -> Callable[[Stage, Mounted], dict[str, 
     def act(stage: Stage, mounted: Mounted) -> dict[str, float]:
         paths = [mounted.directory / name for name in stage.names[:count]]
         began = time.perf_counter()
-        errors = read_all(paths, 0, stage.sizes.file)
+        size = stage.sizes.file if count == 1 else stage.sizes.part
+        errors = read_all(paths, 0, size)
         seconds = time.perf_counter() - began
         if errors:
             raise OSError(f"reads failed: {errors}")
-        return {line.name: len(paths) * stage.sizes.file / MIB / seconds}
+        return {line.name: len(paths) * size / MIB / seconds}
 
     return act
 
@@ -211,7 +212,9 @@ def _sequential(line: Line, count: int) -> Callable[[Stage, Mounted], dict[str, 
 def _reading(line: Line, count: int, *faults: Fault) -> ColdRow:
     def raw(stage: Stage) -> dict[str, float]:
         names = stage.names[:count]
-        return {line.name: _raw_download(stage, names, _ONE if count == 1 else _SEVERAL)}
+        if count == 1:
+            return {line.name: _raw_download(stage, names, stage.sizes.file, _ONE)}
+        return {line.name: _raw_download(stage, names, stage.sizes.part, _SEVERAL)}
 
     return ColdRow((line,), _sequential(line, count), raw=raw, faults=faults, files=count)
 
@@ -222,9 +225,9 @@ def _eight_beside_one(stage: Stage, mounted: Mounted) -> dict[str, float]:
     rates = []
     for paths in ([alone], others):
         began = time.perf_counter()
-        if errors := read_all(paths, 0, stage.sizes.file):
+        if errors := read_all(paths, 0, stage.sizes.part):
             raise OSError(f"reads failed: {errors}")
-        rates.append(len(paths) * stage.sizes.file / MIB / (time.perf_counter() - began))
+        rates.append(len(paths) * stage.sizes.part / MIB / (time.perf_counter() - began))
     return {_ONE_READER.name: rates[0], _ALL_READERS.name: rates[1], _GAIN.name: rates[1] / rates[0]}
 
 

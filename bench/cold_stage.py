@@ -28,13 +28,18 @@ LATENCY = Fault.latency(0.02)
 PER_CONNECTION = Fault.bandwidth(80 * MIB)
 _HOT_BYTES = 64 << 10
 _REST_S = 0.3
+_LARGE_FILES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the files are, and how many there are."""
+    """How large the first two files are, and the others; how many there are.
+
+    Rows that read several files read `part` of each.
+    """
 
     file: int = 512 * MIB
+    part: int = 128 * MIB
     files: int = 8
     far: int = 300 * MIB
     cache: int = 256 * MIB
@@ -42,7 +47,15 @@ class Sizes:
     random_reads: int = 200
 
 
-SMALL = Sizes(file=32 * MIB, files=3, far=20 * MIB, cache=16 * MIB, through_cache=128 * MIB, random_reads=20)
+SMALL = Sizes(
+    file=32 * MIB,
+    part=16 * MIB,
+    files=3,
+    far=20 * MIB,
+    cache=16 * MIB,
+    through_cache=128 * MIB,
+    random_reads=20,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +115,10 @@ def staged(base: Path, sizes: Sizes) -> Iterator[Stage]:
 
 def _archive(stage: Stage, mounted: Mounted) -> None:
     block = random.Random(1).randbytes(MIB)
-    for name in stage.names:
+    for order, name in enumerate(stage.names):
+        size = stage.sizes.file if order < _LARGE_FILES else stage.sizes.part
         with open(mounted.directory / name, "wb", buffering=0) as file:
-            for number in range(stage.sizes.file // MIB):
+            for number in range(size // MIB):
                 file.write(number.to_bytes(8, "big") + block[8:])
     assert mounted.client
     paths = [os.fsencode(name) for name in stage.names]
