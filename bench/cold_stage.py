@@ -28,6 +28,7 @@ LATENCY = Fault.latency(0.02)
 PER_CONNECTION = Fault.bandwidth(80 * MIB)
 _HOT_BYTES = 64 << 10
 _REST_S = 0.3
+_SELF_TEST_PAUSE_S = 1.5
 _LARGE_FILES = 2
 
 
@@ -71,6 +72,13 @@ class Stage:
     def names(self) -> list[str]:
         """The cold files, also the keys of their objects."""
         return [f"cold{number}" for number in range(self.sizes.files)]
+
+    def rest(self) -> None:
+        """Wait until nothing is asked of the server any more: a self-test at mount has pauses of a second."""
+        before: dict[str, int] = {}
+        while (now := self.proxy.counts().requests) != before:
+            before = now
+            time.sleep(_SELF_TEST_PAUSE_S)
 
     def settle(self) -> None:
         """Wait until nothing goes through the proxy any more: read-ahead goes on after its reader."""
@@ -145,6 +153,7 @@ def tierfs(stage: Stage, *flags: str, bucket: str = BUCKET, name: str = "tierfs"
         for report in client.evict(None):
             if report.result == "failed":
                 raise Missing(f"the cache cannot be emptied: {report}")
+        stage.rest()
         yield Mounted(name, mountpoint, pid, mountpoint / "hot", client, state / "cache")
 
 
