@@ -15,6 +15,7 @@ from tierfs.core.records import ObjectRef
 from tierfs.engine.fetcher import Fetcher
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.stores.cache import ChunkCache
+from tierfs.stores.cold import ColdStore
 
 CHUNK = 4
 SETTINGS = HydrateSettings(
@@ -96,13 +97,16 @@ def _is_busy(fetcher: Fetcher) -> bool:
 
 
 @asynccontextmanager
-async def running(bucket: Bucket, cache: ChunkCache, settings: HydrateSettings = SETTINGS) -> AsyncIterator[Hydrator]:
+async def running(
+    bucket: ColdStore, cache: ChunkCache, settings: HydrateSettings = SETTINGS
+) -> AsyncIterator[Hydrator]:
     """A hydrator that has nothing on its way any more when the block ends."""
     hydrator = Hydrator(bucket, cache, settings)
     async with trio.open_nursery() as nursery:
         await nursery.start(hydrator.run)
         yield hydrator
-        bucket.let_go()
+        if isinstance(bucket, Bucket):
+            bucket.let_go()
         await settled(hydrator)
         assert hydrator._fetcher._ledger.in_flight == 0
         recent = hydrator._fetcher.recent
