@@ -1,5 +1,6 @@
 """What is measured of cold reads: whether they are in the way of anything else."""
 
+import itertools
 import json
 import os
 import random
@@ -103,7 +104,7 @@ def _sample(path: Path, seconds: dict[str, list[float]]) -> None:
         os.pwrite(fd, block, 0)
         times.append(clock())
         os.close(fd)
-        for call, begin, end in zip(_CALLS, times, times[1:], strict=True):
+        for call, (begin, end) in zip(_CALLS, itertools.pairwise(times), strict=True):
             seconds.setdefault(call, []).append(end - begin)
 
 
