@@ -77,12 +77,15 @@ def _measure(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> None
 
 def _values(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> dict[str, float]:
     direct = row.raw if who == RAW else row.plain
+    if who == RAW:
+        stage.warm_server()
     if who in (RAW, PLAIN):
         stage.proxy.order(*row.faults)
         return direct(stage) if direct else {}
     if who in row.without:
         return {}
     with _mounted(stage, row, who) as mounted:
+        stage.warm_server()
         stage.proxy.order(*row.faults)
         stage.settle()
         stage.proxy.reset_counts()

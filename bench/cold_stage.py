@@ -80,6 +80,13 @@ class Stage:
             before = now
             time.sleep(_SELF_TEST_PAUSE_S)
 
+    def warm_server(self) -> None:
+        """Have the server compute the ETags of all files: it does when an object is first asked for, by reading all of
+        it, and forgets them when something is written beside it, as the self-test of a mount does."""
+        with self.server.client() as client:
+            for name in self.names:
+                client.head_object(Bucket=BUCKET, Key=name)
+
     def settle(self) -> None:
         """Wait until nothing goes through the proxy any more: read-ahead goes on after its reader."""
         before = -1
