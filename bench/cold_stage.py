@@ -81,8 +81,7 @@ class Stage:
             time.sleep(_SELF_TEST_PAUSE_S)
 
     def warm_server(self) -> None:
-        """Have the server compute the ETags of all files: it does when an object is first asked for, by reading all of
-        it, and forgets them when something is written beside it, as the self-test of a mount does."""
+        """Have the server compute the ETags of all files: it does when an object is first asked for, by reading it."""
         with self.server.client() as client:
             for name in self.names:
                 client.head_object(Bucket=BUCKET, Key=name)
