@@ -133,7 +133,10 @@ def verdict(line: Line, medians: dict[str, float]) -> str:
     """Whether tierfs shows what it must; empty where nothing is asked or nothing was measured."""
     if not line.target or not any(name.startswith(TIERFS) for name in medians):
         return ""
-    return "yes" if line.is_met(medians) else "NO"
+    try:
+        return "yes" if line.is_met(medians) else "NO"
+    except KeyError:
+        return ""  # it is to be compared with somebody who was not measured
 
 
 def cold_as_json(rows: Sequence[ColdRow], results: ColdResults) -> dict[str, Any]:

@@ -82,23 +82,23 @@ def at_least(limit: float) -> Judge:
 
 def above(limit: float, other: str, share: float = 1.0) -> Judge:
     """tierfs has at least this, and at least a share of what another has."""
-    return lambda values: at_least(max(limit, share * values.get(other, 0.0)))(values)
+    return lambda values: at_least(max(limit, share * values[other]))(values)
 
 
 def within(margin: float, other: str) -> Judge:
     """tierfs has at most what another has, and a margin."""
-    return lambda values: at_most(values.get(other, 0.0) + margin)(values)
+    return lambda values: at_most(values[other] + margin)(values)
 
 
 def fastest(share_of_raw: float) -> Judge:
     """tierfs has a share of raw S3, and more than any peer."""
     peers = ("rclone", "s3fs")
-    return lambda values: above(max((values.get(peer, 0.0) for peer in peers), default=0.0), RAW, share_of_raw)(values)
+    return lambda values: above(max(values[peer] for peer in peers), RAW, share_of_raw)(values)
 
 
 def before(*peers: str) -> Judge:
     """tierfs needs less than these peers."""
-    return lambda values: at_most(min(values.get(peer, float("inf")) for peer in peers))(values)
+    return lambda values: at_most(min(values[peer] for peer in peers))(values)
 
 
 # -- raw S3 --------------------------------------------------------------------------------------------------------
