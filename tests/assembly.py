@@ -31,6 +31,10 @@ from tierfs.core.config import Settings
 from tierfs.core.records import Fd, Handle, Ino
 from tierfs.core.residency import Residency
 from tierfs.engine.archive import Archiver
+from tierfs.engine.arena import Arena
+from tierfs.engine.calls import InThreads
+from tierfs.engine.coldside import ColdSide
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
@@ -276,13 +280,15 @@ class Machine:
         self.cache = ChunkCache(world.state / "cache", settings.cache_size)
         self.tier = Tier(self.hot, self.catalog, settings, PREFIX, world.now)
         reading = HydrateSettings(CHUNK, settings.read_ahead, deadline_ns=int(PATIENCE_S) * 10**9, memory_bytes=1024)
-        self.hydrator = Hydrator(self.store, self.cache, reading)
+        arena = Arena(reading.memory_bytes)
+        self.cold = ColdTier(InThreads(ColdSide(self.store, self.cache, arena.view)))
+        self.hydrator = Hydrator(self.cold, arena, reading)
         self.restorer = Restorer(self.tier, self.hydrator, lambda _ino: None)
         self.filesystem = Filesystem(Tree(self.tier), self.hydrator, self.restorer)
-        self.sweeper = Sweeper(self.tier, self.store)
-        self.archiver = Archiver(self.tier, self.store, self.sweeper, CHUNK, threads=4)
+        self.sweeper = Sweeper(self.tier, self.cold)
+        self.archiver = Archiver(self.tier, self.cold, self.sweeper, CHUNK, concurrency=4)
         self.daemon = Daemon(self.tier, self.archiver, self.sweeper, settings)
-        self.scanner = Scanner(self.tier, self.store, lambda _path: None)
+        self.scanner = Scanner(self.tier, self.cold, lambda _path: None)
         self.tree = self.filesystem.tree
         recover(self.tier)
         self.catalog.keep_durable()

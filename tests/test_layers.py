@@ -14,7 +14,7 @@ PACKAGE = Path(tierfs.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 #: Rooms from the ground up. mount and admin share a floor and do not know each other; what wires is above.
-FLOORS = {"core": 0, "stores": 1, "engine": 2, "mount": 3, "admin": 3, "worker.py": 4, "cli": 5}
+FLOORS = {"core": 0, "stores": 1, "engine": 2, "mount": 3, "admin": 3, "cold.py": 3, "worker.py": 4, "cli": 5}
 
 #: Libraries that one place alone may know.
 KEEPERS = {
@@ -35,6 +35,9 @@ IMPURE = {"trio", "os", "time", "threading", "logging", "socket", "subprocess", 
 
 #: What survives every crash has to be small: the standard library and the errors.
 AUSTERE = {"mount/supervisor.py", "mount/kernel.py"}
+
+#: The process that blocks in threads has no use for an event loop, nor for its memory.
+THREADED = "cold.py"
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 50
@@ -89,6 +92,15 @@ def test_imports_go_down_only(module: str) -> None:
     for other in own_imports_of(module):
         room = room_of(other)
         assert room == room_of(module) or FLOORS[room] < here, f"{module} imports {other}"
+
+
+def test_the_cold_process_does_not_load_an_event_loop() -> None:
+    reached, waiting = {THREADED}, [THREADED]
+    while waiting:
+        new = own_imports_of(waiting.pop()) - reached
+        reached |= new
+        waiting.extend(new)
+    assert {module for module in reached if "trio" in {name.split(".")[0] for name in imports_of(module)}} == set()
 
 
 def test_nothing_imports_in_circles() -> None:

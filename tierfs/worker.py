@@ -22,11 +22,17 @@ import trio
 from tierfs import __version__
 from tierfs.admin import control, registry
 from tierfs.admin.logs import start_logging
+from tierfs.cold import Configuration, open_side
 from tierfs.core.config import Settings
 from tierfs.core.errors import ConfigError, MountError, StoreError, TierfsError
 from tierfs.core.records import Fd
 from tierfs.core.reports import Finding
 from tierfs.engine.archive import Archiver
+from tierfs.engine.arena import Arena
+from tierfs.engine.calls import InThreads
+from tierfs.engine.coldprocess import ColdProcess
+from tierfs.engine.coldside import ColdSide
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
@@ -41,14 +47,9 @@ from tierfs.mount import fuse, kernel, tap
 from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.passthrough import why_not
 from tierfs.mount.supervisor import receive_line, send_line
-from tierfs.stores.address import StoreAddress, parse_store
-from tierfs.stores.breaker import BreakerRules, BreakerStore
-from tierfs.stores.cache import ChunkCache
+from tierfs.stores.address import parse_store
 from tierfs.stores.catalog import Catalog
-from tierfs.stores.cold import ColdStore
-from tierfs.stores.directory import DirectoryStore
 from tierfs.stores.hot import HotTier, split
-from tierfs.stores.late import LateStore
 
 log = logging.getLogger("tierfs")
 
@@ -56,36 +57,6 @@ REQUEST_NAME = "mount.json"
 
 _PROBE_PAUSE_S = 60.0
 _SCAN_PATIENCE_S = 3.0
-
-
-def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
-    """The cold store at an address. StoreError."""
-    if address.kind == "file":
-        return DirectoryStore(address.bucket_or_dir)
-    # boto3 costs a third of a second to import: only those who need it pay.
-    from tierfs.stores.s3 import S3Settings, S3Store
-
-    return S3Store(
-        S3Settings(
-            bucket=address.bucket_or_dir,
-            region=settings.region,
-            endpoint_url=settings.endpoint_url,
-            path_style=settings.path_style,
-            pool_size=settings.pool_size,
-            timeout_s=settings.timeout.seconds,
-            max_retries=settings.max_retries,
-            checksum=settings.checksum,
-            storage_class=settings.storage_class,
-            prefix=address.prefix,
-            read_only=settings.read_only,
-        )
-    )
-
-
-def breaker_rules(settings: Settings) -> BreakerRules:
-    """When the store is spared. Reads that wait for it meet several tries before their deadline."""
-    longest_pause_ns = min(settings.breaker_pause, settings.cold_timeout // 4)
-    return BreakerRules(settings.breaker_failures, longest_pause_ns)
 
 
 def lock_state(state: Path, exits: ExitStack) -> None:
@@ -111,32 +82,17 @@ class Worker:
         self.store_warnings: tuple[str, ...] = ()
         self.catalog = Catalog(state / "catalog.sqlite", request["source"])
         exits.callback(self.catalog.close)
-        self.store = BreakerStore(self._store(), breaker_rules(settings))
-        exits.callback(self.store.close)
-        self.cache = ChunkCache(state / "cache", settings.cache_size)
-        exits.callback(self.cache.close)
         self.hot = HotTier(hot)
         exits.callback(self.hot.close)
         self.tier = Tier(self.hot, self.catalog, settings, self.address.prefix, time.time_ns)
-        self._wire(exits)
 
-    def _store(self) -> ColdStore:
-        """The cold store. A directory that should hold objects, and is not there or does not, may come later."""
-        if self.address.kind != "file" or not any(self.catalog.records()):
-            return open_store(self.address, self.settings)
+    def cold_configuration(self) -> Configuration:
+        """What the cold side needs to know of the mount."""
+        is_known = any(self.catalog.records())
+        return Configuration(self.request["source"], self.request["state"], self.settings, is_known)
 
-        def reopen() -> ColdStore:
-            store = DirectoryStore(self.address.bucket_or_dir)
-            try:
-                store.expect_objects()
-            except StoreError:
-                store.close()
-                raise
-            return store
-
-        return LateStore(reopen)
-
-    def _wire(self, exits: ExitStack) -> None:
+    def wire(self, exits: ExitStack) -> None:
+        """Everything that serves, and the process for what is cold, which begins to start."""
         settings, tier = self.settings, self.tier
         block = settings.cold_errors == "block"
         reading = HydrateSettings(
@@ -144,14 +100,18 @@ class Worker:
             read_ahead_bytes=settings.read_ahead,
             deadline_ns=None if block else settings.cold_timeout,
         )
-        self.hydrator = Hydrator(self.store, self.cache, reading)
+        arena = Arena(reading.memory_bytes)
+        exits.callback(arena.close)
+        self.cold_process = ColdProcess(self.cold_configuration(), arena.fd)
+        self.cold = cold = ColdTier(self.cold_process)
+        self.hydrator = Hydrator(cold, arena, reading)
         self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
         self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer)
         exits.callback(self.filesystem.close)
-        self.sweeper = Sweeper(tier, self.store)
-        self.archiver = Archiver(tier, self.store, self.sweeper, settings.chunk_size, settings.archive_concurrency)
+        self.sweeper = Sweeper(tier, cold)
+        self.archiver = Archiver(tier, cold, self.sweeper, settings.chunk_size, settings.archive_concurrency)
         self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
-        self.scanner = Scanner(tier, self.store, self._appeared)
+        self.scanner = Scanner(tier, cold, self._appeared)
 
     def _appeared(self, path: bytes) -> None:
         """A name came into the tree that the kernel may know as missing, perhaps with directories above it."""
@@ -244,7 +204,7 @@ class Worker:
         """What is done while the mount serves: the store's self-test, and the rest of the first scan."""
         while True:
             try:
-                self.store_warnings = await trio.to_thread.run_sync(self.store.probe, abandon_on_cancel=True)
+                self.store_warnings = await self.cold.probe()
                 for warning in self.store_warnings:
                     log.warning("%s: %s", self.request["source"], warning)
                 if not self._is_scanned():
@@ -284,8 +244,7 @@ class Worker:
         engine = Engine(
             tree=self.filesystem.tree,
             tier=self.tier,
-            store=self.store,
-            cache=self.cache,
+            cold=self.cold,
             hydrator=self.hydrator,
             archiver=self.archiver,
             restorer=self.restorer,
@@ -304,7 +263,6 @@ class Worker:
             open_files=len(self.filesystem.files),
             backing_ids=modes.backing_ids(),
             known_nodes=len(self.filesystem.nodes),
-            store=self.store.health(),
         )
 
 
@@ -327,11 +285,13 @@ def check_state(state: str) -> tuple[str, list[Finding]]:
         hot = os.open(request["hot"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         exits.callback(os.close, hot)
         worker = Worker(request, Fd(hot), exits)
-        return request["mountpoint"], trio.run(_check, worker)
+        side = open_side(worker.cold_configuration(), memoryview(b""))
+        exits.callback(side.close)
+        return request["mountpoint"], trio.run(_check, worker.tier, side)
 
 
-async def _check(worker: Worker) -> list[Finding]:
-    return [finding async for finding in check(worker.tier, worker.store, online=False)]
+async def _check(tier: Tier, side: ColdSide) -> list[Finding]:
+    return [finding async for finding in check(tier, ColdTier(InThreads(side)), online=False)]
 
 
 async def run(channel: socket.socket) -> None:
@@ -340,10 +300,14 @@ async def run(channel: socket.socket) -> None:
     start_logging(request)
     with ExitStack() as exits:
         worker = Worker(request, Fd(hot), exits)
-        await worker.prepare()
-        send_line(channel, {"prepared": True})
-        _, (fuse_fd, *_) = receive_line(channel)
-        await worker.serve(fuse_fd, lambda: send_line(channel, {"serving": True}))
+        worker.wire(exits)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.cold_process.serve)
+            await worker.prepare()
+            send_line(channel, {"prepared": True})
+            _, (fuse_fd, *_) = receive_line(channel)
+            await worker.serve(fuse_fd, lambda: send_line(channel, {"serving": True}))
+            nursery.cancel_scope.cancel()
 
 
 def main() -> int:

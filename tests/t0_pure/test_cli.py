@@ -45,6 +45,7 @@ STATUS = {
     "passthrough": "off",
     "worker_pid": 11,
     "supervisor_pid": 10,
+    "cold_pid": 11,
     "read_only": False,
     "policy": {"last_pass_ns": 5, "next_pass_ns": None, "planned": 3},
     "warnings": ["the store does not check checksums"],

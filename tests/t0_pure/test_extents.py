@@ -11,8 +11,7 @@ from tierfs.core.extents import (
     chunk_extent,
     chunk_indices,
     count_chunks,
-    cut,
-    lengths_of,
+    fill,
     plan_read_ahead,
     plan_window,
     runs,
@@ -42,7 +41,8 @@ def test_slices_of_the_chunks_of_an_extent_are_the_extent(size: int, chunk_size:
 
 @given(size=sizes, chunk_size=chunk_sizes)
 def test_chunks_tile_an_object(size: int, chunk_size: int) -> None:
-    lengths = lengths_of(_all(size, chunk_size), size, chunk_size)
+    extents = [chunk_extent(index, size, chunk_size) for index in _all(size, chunk_size)]
+    lengths = [stop - start for start, stop in extents]
     assert sum(lengths) == size
     assert all(length == chunk_size for length in lengths[:-1])
     assert all(0 < length <= chunk_size for length in lengths)
@@ -60,16 +60,17 @@ def test_runs_are_contiguous_short_enough_and_as_few_as_can_be(indices: list[int
 @given(blocks=st.lists(st.binary(max_size=9), max_size=9), lengths=st.lists(st.integers(1, 9), max_size=9))
 @example(blocks=[b"abcd", b"", b"ef"], lengths=[4, 2])
 @example(blocks=[b"abc"], lengths=[4])
-def test_cut_gives_exact_pieces_and_never_a_short_one(blocks: list[bytes], lengths: list[int]) -> None:
+def test_fill_fills_in_order_and_never_names_a_piece_that_is_not_full(blocks: list[bytes], lengths: list[int]) -> None:
     stream = b"".join(blocks)
-    pieces = list(cut(blocks, lengths))
-    assert b"".join(pieces) == stream[: sum(map(len, pieces))]
-    assert [len(piece) for piece in pieces] == lengths[: len(pieces)]
-    if len(pieces) < len(lengths):
-        assert len(stream) < sum(lengths[: len(pieces) + 1])
+    memory = {index + 5: bytearray(length) for index, length in enumerate(lengths)}
+    full = list(fill(blocks, {index: memoryview(piece) for index, piece in memory.items()}))
+    assert full == sorted(memory)[: len(full)]
+    assert b"".join(memory[index] for index in full) == stream[: sum(lengths[: len(full)])]
+    if len(full) < len(lengths):
+        assert len(stream) < sum(lengths[: len(full) + 1])
 
 
-def test_cut_gives_a_piece_before_it_asks_for_the_next_block() -> None:
+def test_fill_gives_a_piece_before_it_asks_for_the_next_block() -> None:
     taken: list[int] = []
 
     def blocks() -> Iterator[bytes]:
@@ -77,8 +78,10 @@ def test_cut_gives_a_piece_before_it_asks_for_the_next_block() -> None:
             taken.append(index)
             yield b"abcd"
 
-    pieces = cut(blocks(), [4, 4, 4, 4])
-    assert next(pieces) == b"abcd"
+    memory = [bytearray(4) for _ in range(4)]
+    filled = fill(blocks(), dict(enumerate(map(memoryview, memory))))
+    assert next(filled) == 0
+    assert memory[0] == b"abcd"
     assert taken == [0]
 
 

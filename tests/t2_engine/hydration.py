@@ -12,6 +12,10 @@ import trio.testing
 
 from tests.fakes import PATIENCE_S, BytesSource, MemoryStore, no_progress
 from tierfs.core.records import ObjectRef
+from tierfs.engine.arena import Arena
+from tierfs.engine.calls import InThreads
+from tierfs.engine.coldside import ColdSide
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.fetcher import Fetcher
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.stores.cache import ChunkCache
@@ -83,6 +87,12 @@ class Bucket(MemoryStore):
         await trio.to_thread.run_sync(wait)
 
 
+def hydrator_of(bucket: Bucket, cache: ChunkCache, settings: HydrateSettings = SETTINGS) -> Hydrator:
+    """A hydrator over a bucket, whose calls run in threads."""
+    arena = Arena(settings.memory_bytes)
+    return Hydrator(ColdTier(InThreads(ColdSide(bucket, cache, arena.view))), arena, settings)
+
+
 async def settled(hydrator: Hydrator) -> None:
     """Until nothing is on its way, and what arrived is in the cache (which has it after the reader)."""
     with trio.fail_after(PATIENCE_S):
@@ -93,7 +103,9 @@ async def settled(hydrator: Hydrator) -> None:
 def _is_busy(fetcher: Fetcher) -> bool:
     """Whether a chunk is on its way, a task has yet to begin or end, or a thread still runs, perhaps for nobody."""
     tasks = fetcher._nursery.child_tasks if fetcher._nursery else ()
-    return bool(tasks or fetcher._flights or fetcher._gets.borrowed_tokens or fetcher._loads.borrowed_tokens)
+    calls = fetcher._cold._calls
+    assert isinstance(calls, InThreads)
+    return bool(tasks or fetcher._flights or calls._of_the_cache.borrowed_tokens or calls._others.borrowed_tokens)
 
 
 @asynccontextmanager
@@ -101,7 +113,7 @@ async def running(
     bucket: ColdStore, cache: ChunkCache, settings: HydrateSettings = SETTINGS
 ) -> AsyncIterator[Hydrator]:
     """A hydrator that has nothing on its way any more when the block ends."""
-    hydrator = Hydrator(bucket, cache, settings)
+    hydrator = hydrator_of(bucket, cache, settings)
     async with trio.open_nursery() as nursery:
         await nursery.start(hydrator.run)
         yield hydrator

@@ -12,7 +12,7 @@ from tests.assembly import CHUNK, PREFIX, Machine, Open, World, meanwhile
 from tests.invariants import check_invariants
 from tierfs.core.errors import AccessDenied, NotEligible, ObjectChanged, ObjectMissing, StoreUnavailable
 from tierfs.core.residency import Residency
-from tierfs.engine.archive import metadata_of
+from tierfs.engine.upload import Digest, metadata_of
 from tierfs.stores.hot import RENAME_EXCHANGE
 
 HOT, MIRRORED, COLD = Residency.HOT, Residency.MIRRORED, Residency.COLD
@@ -42,7 +42,6 @@ async def test_an_archive_is_verified_and_described(world: World) -> None:
 
 def test_attributes_that_do_not_fit_stay_out_of_the_object(world: World) -> None:
     from tierfs.core.records import Attributes
-    from tierfs.engine.archive import Digest
 
     attributes = Attributes(stat.S_IFREG | 0o644, 0, 0, 3, 0, 0, 0, ((b"user.long", bytes(2000)),))
     metadata = metadata_of(attributes, Digest(bytes(32), bytes(4), 3))

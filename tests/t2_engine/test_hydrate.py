@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.fakes import PATIENCE_S
-from tests.t2_engine.hydration import SETTINGS, Bucket, in_background, pass_time, running, settled
+from tests.t2_engine.hydration import SETTINGS, Bucket, hydrator_of, in_background, pass_time, running, settled
 from tierfs.core.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -19,7 +19,6 @@ from tierfs.core.errors import (
     ObjectMissing,
     StoreUnavailable,
 )
-from tierfs.engine.hydrate import Hydrator
 from tierfs.stores.cache import ChunkCache
 
 
@@ -254,7 +253,7 @@ async def test_readers_do_not_hang_when_the_mount_goes_away(bucket: Bucket, cach
     ref = bucket.add(64)
     bucket.hold()
     results: list[Any] = []
-    hydrator = Hydrator(bucket, cache, SETTINGS)
+    hydrator = hydrator_of(bucket, cache)
     async with trio.open_nursery() as readers, trio.open_nursery() as nursery:
         await nursery.start(hydrator.run)
         in_background(readers, lambda: hydrator.reader(ref).read(0, 8), results)

@@ -105,7 +105,7 @@ async def recovered(world: World, run: Run) -> dict[bytes, bytes]:
         await machine.sweep()
         check_invariants(machine)
         assert await picture(machine) == found, f"after {run.effects} and a sweep"
-        assert not [finding async for finding in check(machine.tier, machine.store, online=False)]
+        assert not [finding async for finding in check(machine.tier, machine.cold, online=False)]
     return found
 
 

@@ -18,9 +18,7 @@ T = TypeVar("T")
 
 def operator_of(machine: Machine) -> Operator:
     m = machine
-    engine = Engine(
-        m.tree, m.tier, m.store, m.cache, m.hydrator, m.archiver, m.restorer, m.daemon, machine.world.settings
-    )
+    engine = Engine(m.tree, m.tier, m.cold, m.hydrator, m.archiver, m.restorer, m.daemon, machine.world.settings)
     facts = Facts("/mnt", "s3://bucket/p", str(m.world.hot), str(m.world.state), "1", 1, 2)
     return Operator(engine, facts, lambda: Observations(0, [], {}, {}, 0, 0, 0))
 

@@ -45,7 +45,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     read_only          true or false
     policy             {last_pass_ns, next_pass_ns, planned}: ns since the epoch
     warnings           sentences
-    worker_pid, supervisor_pid
+    worker_pid, supervisor_pid, cold_pid
     unreachable        only for a mount that does not answer: why
     """
     known = [registry.find_mountpoint(mountpoint)] if mountpoint is not None else registry.mounts()

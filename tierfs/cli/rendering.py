@@ -133,7 +133,7 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     lines += [click.style(f"  breaker {line}", fg="red") for line in _breakers(status.get("breaker") or {}, now)]
     lines.append(f"  queue   {_counts(status['queue'])}; errors {_counts(status['errors'])}")
     lines.append(f"  policy  {_policy(status.get('policy') or {}, now)}")
-    pids = f"worker {status.get('worker_pid')}, supervisor {status.get('supervisor_pid')}"
+    pids = ", ".join(f"{name} {status.get(f'{name}_pid')}" for name in ("worker", "cold", "supervisor"))
     lines.append(f"  passthrough {status.get('passthrough')}, {pids}")
     failed = status["errors"].get("files") or {}
     lines += [click.style(f"  error: {shown_path(path)}: {reason}", fg="red") for path, reason in failed.items()]

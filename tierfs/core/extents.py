@@ -3,8 +3,10 @@
 Offsets and sizes are bytes; a chunk index counts chunks from the beginning of the object; ranges are half-open.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+
+from tierfs.core.records import ObjectRef
 
 
 def count_chunks(size: int, chunk_size: int) -> int:
@@ -26,6 +28,23 @@ def chunk_extent(index: int, size: int, chunk_size: int) -> tuple[int, int]:
     return start, min(start + chunk_size, size)
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object and the size of the chunks that it is fetched in."""
+
+    ref: ObjectRef
+    chunk_size: int
+
+    def key_of(self, index: int) -> tuple[str, str, str | None, int, int]:
+        """The name of a chunk: key, ETag, version, chunk size, index."""
+        return (self.ref.key, self.ref.etag, self.ref.version_id, self.chunk_size, index)
+
+    def size_of(self, index: int) -> int:
+        """The length of a chunk of this object."""
+        start, stop = chunk_extent(index, self.ref.size, self.chunk_size)
+        return stop - start
+
+
 def slice_of_chunk(index: int, chunk_size: int, offset: int, length: int) -> slice:
     """The part of chunk `index` that belongs to the extent [offset, offset + length)."""
     start = index * chunk_size
@@ -43,32 +62,27 @@ def runs(indices: list[int], longest: int) -> list[range]:
     return found
 
 
-def lengths_of(chunks: range, size: int, chunk_size: int) -> list[int]:
-    """The length of each of `chunks` of an object of `size` bytes."""
-    return [stop - start for start, stop in (chunk_extent(index, size, chunk_size) for index in chunks)]
+def fill(blocks: Iterable[bytes], targets: Mapping[int, memoryview]) -> Iterator[int]:
+    """Copy a stream of blocks of any size into `targets`, in the order of their indices; yields each that is full.
 
-
-def cut(blocks: Iterable[bytes], lengths: list[int]) -> Iterator[bytes]:
-    """Cut a stream of blocks of any size into pieces of exactly `lengths`, each as soon as its last byte is there.
-
-    A stream that ends early yields the complete pieces only: a short piece is never made up. Bytes beyond the last
-    piece are not looked at.
+    A stream that ends early leaves the rest unfilled and unnamed. Bytes beyond the last target are not looked at.
     """
-    wanted = iter(lengths)
-    length = next(wanted, None)
-    kept: list[memoryview] = []
-    held = 0
+    wanted = iter(sorted(targets))
+    index = next(wanted, None)
+    filled = 0
     for block in blocks:
         rest = memoryview(block)
-        while length is not None and held + len(rest) >= length:
-            kept.append(rest[: length - held])
-            rest = rest[length - held :]
-            yield b"".join(kept)
-            kept, held, length = [], 0, next(wanted, None)
-        if length is None:
+        while index is not None and rest:
+            target = targets[index]
+            piece = rest[: len(target) - filled]
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            rest = rest[len(piece) :]
+            if filled == len(target):
+                yield index
+                index, filled = next(wanted, None), 0
+        if index is None:
             return
-        kept.append(rest)
-        held += len(rest)
 
 
 _KERNEL_READ_AHEAD = 256 << 10  # twice the kernel's default, VM_READAHEAD_PAGES

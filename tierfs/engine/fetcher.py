@@ -1,34 +1,28 @@
 """The owner of all flights: brings chunks from the cache or the store, once for all who want them.
 
-Everything here runs in the trio thread, except the functions of engine.transfer. Flights belong to the fetcher, not to
-whom they are for: they go on when a reader has gone.
+Everything here runs in the trio thread; the cold side moves the bytes. Flights belong to the fetcher, not to whom they
+are for: they go on when a reader has gone.
 """
 
 import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple
 from weakref import WeakMethod
 
 import trio
 
-from tierfs.core.errors import DeadlineExceeded, IntegrityError, StoreUnavailable, TierfsError
-from tierfs.core.extents import runs
-from tierfs.engine import transfer
-from tierfs.engine.flights import Flight, FlightKey, Item, Ledger, Recent
-from tierfs.stores.cache import ChunkCache
-from tierfs.stores.cold import ColdStore
+from tierfs.core.errors import DeadlineExceeded, IntegrityError, StoreRefused, StoreUnavailable, TierfsError
+from tierfs.core.extents import Item, runs
+from tierfs.engine.arena import Arena, Slot
+from tierfs.engine.coldtier import ColdTier
+from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
 STREAMS = 2  # restores that hold memory at the same time
-_CACHE_THREADS = 4  # each holds a connection to the cache's database
 _STRIKES = 2  # damaged bytes are fetched once more
 _FIRST_PAUSE_NS = 100_000_000
 _LONGEST_PAUSE_NS = 5_000_000_000
@@ -87,17 +81,16 @@ class Fetcher:
     carries it. INVARIANT: bytes land only after their CRC-32 was checked, where one is recorded.
     """
 
-    def __init__(self, store: ColdStore, cache: ChunkCache, settings: HydrateSettings) -> None:
+    def __init__(self, cold: ColdTier, arena: Arena, settings: HydrateSettings) -> None:
         self.settings = settings
         self.counters = HydrateCounters()
         self.recent = Recent(settings.memory_bytes // 2)
-        self._store = store
-        self._cache = cache
+        self._cold = cold
+        self._arena = arena
         self._flights: dict[FlightKey, Flight] = {}
         self._ledger = Ledger(settings.flight_bytes, self.recent)
         self._nursery: trio.Nursery | None = None
         self._is_stopped = False
-        self._loads = trio.CapacityLimiter(_CACHE_THREADS)
         self._gets = trio.CapacityLimiter(settings.concurrency)
         # Read-ahead and restores leave some GETs free for a reader that waits.
         self._background_gets = trio.CapacityLimiter(max(1, settings.concurrency * 3 // 4))
@@ -134,7 +127,7 @@ class Fetcher:
         if wanted:
             self._spawn(self._obtain_ahead, item, range(wanted[0], wanted[-1] + 1))
 
-    async def wait_for(self, flights: list[Flight]) -> list[bytes]:
+    async def wait_for(self, flights: list[Flight]) -> list[memoryview]:
         """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError."""
         deadline_ns = self.settings.deadline_ns
         self.counters.waits += any(not flight.is_done for flight in flights)
@@ -163,12 +156,13 @@ class Fetcher:
                 await self._ledger.wait_taken(sum(flight.size for flight in flights))
                 for flight in flights:
                     flight.is_charged = True
+            self._give_slots(flights)
             await self._load(item, flights)
             self._launch(item, pending_of(flights), is_urgent=is_kept)
 
     async def _obtain_ahead(self, item: Item, chunks: range) -> None:
         """Fetch chunks ahead of a sequential reader, as far as memory is free now."""
-        missing = await self.in_cache_thread(self._cache.missing, item.ref, item.chunk_size, chunks)
+        missing = await self._cold.missing(item, chunks)
         new: list[Flight] = []
         for index in missing:
             if self._find(item, index) is None:
@@ -177,17 +171,26 @@ class Fetcher:
                 new.append(Flight(item, index, is_kept=True))
                 new[-1].is_charged = True
         self._register(new)
-        self._launch(item, new, is_urgent=False)
+        with self._delivering_errors(new):
+            self._give_slots(new)
+            self._launch(item, new, is_urgent=False)
+
+    def _give_slots(self, flights: list[Flight]) -> None:
+        """Memory for the bytes of flights that the ledger has allowed. StoreRefused for absurd chunks."""
+        for flight in flights:
+            flight.slot = self._arena.take(flight.size)
+            if flight.slot is None:
+                raise StoreRefused(f"{flight.item.ref.key}: a chunk of {flight.size} bytes does not fit into memory")
 
     async def _load(self, item: Item, flights: list[Flight]) -> None:
         by_index = {flight.index: flight for flight in flights}
-        token = trio.lowlevel.current_trio_token()
 
-        def publish(index: int, data: bytes) -> bool:
-            token.run_sync_soon(self._land_cached, by_index[index], data)
-            return not self._is_stopped
+        def landed(index: int) -> bool:
+            self.counters.cache_hits += 1
+            self._land(by_index[index])
+            return True
 
-        await self.in_cache_thread(transfer.load, self._cache, item, list(by_index), publish)
+        await self._cold.load(item, _slots_of(flights), landed)
         self.counters.cache_misses += len(pending_of(flights))
 
     def _launch(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
@@ -222,19 +225,18 @@ class Fetcher:
 
     async def _get(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
         by_index = {flight.index: flight for flight in flights}
-        token = trio.lowlevel.current_trio_token()
 
-        def publish(index: int, data: bytes) -> bool:
-            token.run_sync_soon(self._land_fetched, by_index[index], data)
-            return not self._is_stopped and any(flight.is_wanted for flight in flights)
+        def landed(index: int) -> bool:
+            self.counters.bytes_fetched += by_index[index].size
+            self._land(by_index[index])
+            return any(flight.is_wanted for flight in flights)
 
-        cache = self._cache if flights[0].is_kept else None
-        chunks = range(flights[0].index, flights[-1].index + 1)
-        async with nullcontext() if is_urgent else self._background_gets:
+        async with AsyncExitStack() as limits:
+            if not is_urgent:
+                await limits.enter_async_context(self._background_gets)
+            await limits.enter_async_context(self._gets)
             self.counters.gets += 1
-            await trio.to_thread.run_sync(
-                transfer.fetch, self._store, cache, item, chunks, publish, abandon_on_cancel=True, limiter=self._gets
-            )
+            await self._cold.fetch(item, _slots_of(flights), landed, is_kept=flights[0].is_kept)
 
     # -- changes of state: synchronous ---------------------------------------------------------------------------
 
@@ -246,18 +248,10 @@ class Fetcher:
         for flight in flights:
             self._flights[flight.item.key_of(flight.index)] = flight
 
-    def _land_cached(self, flight: Flight, data: bytes) -> None:
-        self.counters.cache_hits += 1
-        self._land(flight, data)
-
-    def _land_fetched(self, flight: Flight, data: bytes) -> None:
-        self.counters.bytes_fetched += len(data)
-        self._land(flight, data)
-
-    def _land(self, flight: Flight, data: bytes) -> None:
+    def _land(self, flight: Flight) -> None:
         if not flight.is_done:
             self._unregister(flight)
-            flight.land(data)
+            flight.land()
             if flight.is_kept:
                 self.recent.add(flight)
 
@@ -293,16 +287,16 @@ class Fetcher:
             raise StoreUnavailable("cold files cannot be read: the mount is going away, or not there yet")
         self._nursery.start_soon(task, *args)
 
-    async def in_cache_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Call a method of the cache in one of the threads that the cache has."""
-        return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._loads)
-
 
 async def _call_later(seconds: float, method: "WeakMethod[Callable[[], None]]") -> None:
     await trio.sleep(seconds)
     call = method()
     if call:
         call()
+
+
+def _slots_of(flights: list[Flight]) -> dict[int, Slot]:
+    return {flight.index: flight.slot for flight in flights if flight.slot is not None}
 
 
 def pending_of(flights: list[Flight]) -> list[Flight]:

@@ -2,33 +2,15 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
-from tierfs.core.extents import chunk_extent
+from tierfs.core.extents import Item
 from tierfs.core.records import ObjectRef
+from tierfs.engine.arena import Slot
 
 #: Names one chunk of one version of an object: key, ETag, version, chunk size, index.
 FlightKey = tuple[str, str, str | None, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One object and the size of the chunks that it is fetched in."""
-
-    ref: ObjectRef
-    chunk_size: int
-
-    def key_of(self, index: int) -> FlightKey:
-        """The name of a chunk of this object."""
-        return (self.ref.key, self.ref.etag, self.ref.version_id, self.chunk_size, index)
-
-    def size_of(self, index: int) -> int:
-        """The length of a chunk of this object."""
-        start, stop = chunk_extent(index, self.ref.size, self.chunk_size)
-        return stop - start
 
 
 class Flight:
@@ -49,7 +31,7 @@ class Flight:
         self.is_charged = False  # the ledger counts its size
         self.strikes = 0  # how often its bytes came damaged
         self.trouble: Exception | None = None  # the last error that was not final
-        self._data: bytes | None = None
+        self.slot: Slot | None = None  # where its bytes are, or will be
         self._error: Exception | None = None
         self._done = trio.Event()
 
@@ -63,29 +45,30 @@ class Flight:
         """Whether its bytes are worth fetching."""
         return self.is_kept or self.interest > 0
 
-    def land(self, data: bytes) -> None:
-        """Deliver the bytes to all who wait, now and later."""
+    def land(self) -> None:
+        """Its bytes are in its slot: deliver them to all who wait, now and later."""
         assert not self.is_done
-        assert len(data) == self.size
-        self._data = data
+        assert self.slot is not None
+        assert self.slot.place.size == self.size
         self._done.set()
 
     def fail(self, error: Exception) -> None:
         """Deliver an error to all who wait."""
         assert not self.is_done
         self._error = error
+        self.slot = None
         self._done.set()
 
     async def wait_done(self) -> None:
         """Until it has landed or failed."""
         await self._done.wait()
 
-    def result(self) -> bytes:
-        """The bytes of a flight that is done; raises what it failed with."""
+    def result(self) -> memoryview:
+        """The bytes of a flight that is done, which stay while somebody has them; raises what it failed with."""
         if self._error is not None:
             raise copy.copy(self._error) from self._error  # each waiter has a traceback of its own
-        assert self._data is not None
-        return self._data
+        assert self.slot is not None
+        return self.slot.view
 
 
 class Recent:
@@ -166,7 +149,3 @@ class Ledger:
         """Bytes are no longer being fetched: they landed, or failed."""
         self.in_flight -= size
         self._waiting.unpark_all()
-
-
-#: Delivers one verified chunk; says whether the rest of the extent is still wanted. Called from any thread.
-Publish = Callable[[int, bytes], bool]

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import trio
 
-from tierfs.core.extents import Window, chunk_indices, count_chunks, plan_read_ahead, plan_window, slice_of_chunk
+from tierfs.core.extents import Item, Window, chunk_indices, count_chunks, plan_read_ahead, plan_window, slice_of_chunk
 from tierfs.core.records import ObjectRef
+from tierfs.engine.arena import Arena
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings
-from tierfs.engine.flights import Flight, Item
-from tierfs.stores.cache import ChunkCache
-from tierfs.stores.cold import ColdStore
+from tierfs.engine.flights import Flight
 
 __all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
 
@@ -32,10 +32,10 @@ class Hydrator:
     INVARIANT: no byte is given that the store or the cache did not give; fewer than asked for is an error.
     """
 
-    def __init__(self, store: ColdStore, cache: ChunkCache, settings: HydrateSettings) -> None:
+    def __init__(self, cold: ColdTier, arena: Arena, settings: HydrateSettings) -> None:
         self.settings = settings
-        self._cache = cache
-        self._fetcher = Fetcher(store, cache, settings)
+        self._cold = cold
+        self._fetcher = Fetcher(cold, arena, settings)
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # those that read ahead
         self._streams = trio.Semaphore(STREAMS)
 
@@ -55,15 +55,13 @@ class Hydrator:
     async def evict(self, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from memory and from the cache; returns how many the cache had."""
         self._fetcher.recent.evict(ref)
-        if ref is None:
-            return await self._fetcher.in_cache_thread(self._cache.evict_all)
-        return await self._fetcher.in_cache_thread(self._cache.evict_object, ref)
+        return await self._cold.evict(ref)
 
     async def cached_bytes(self, ref: ObjectRef) -> int:
         """How many bytes of an object are in the cache."""
-        return await self._fetcher.in_cache_thread(self._cache.cached_bytes, ref)
+        return await self._cold.cached_bytes(ref)
 
-    async def stream(self, ref: ObjectRef) -> AsyncGenerator[bytes, None]:
+    async def stream(self, ref: ObjectRef) -> AsyncGenerator[memoryview, None]:
         """The whole object in order, chunk by chunk, by parallel GETs in bounded memory; close it with aclosing().
 
         Chunks that are cached are taken from there, others do not enter the cache. Each has the deadline of a read.
@@ -121,7 +119,7 @@ class Reader:
         if self.window.expected == 0:
             self._fetcher.want(self._item, range(1))
 
-    async def read(self, offset: int, length: int) -> bytes:
+    async def read(self, offset: int, length: int) -> bytes | memoryview:
         """The bytes [offset, offset + length), clipped to the object's size, as soon as their chunks are here.
 
         DeadlineExceeded; ObjectMissing and ObjectChanged (the file is lost); IntegrityError, other StoreError.
@@ -137,10 +135,11 @@ class Reader:
         chunks = await self._fetcher.wait_for(flights)
         if self.window.ahead and offset + length == min(indices.stop * item.chunk_size, item.ref.size):
             self._fetcher.recent.retire(item.key_of(indices[-1]))
-        return b"".join(
-            memoryview(chunk)[slice_of_chunk(index, item.chunk_size, offset, length)]
+        pieces = [
+            chunk[slice_of_chunk(index, item.chunk_size, offset, length)]
             for index, chunk in zip(indices, chunks, strict=True)
-        )
+        ]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_ahead(self, offset: int, length: int) -> None:
         item, hydrator = self._item, self._hydrator

@@ -6,8 +6,8 @@ bucket might lack. check() changes nothing: it says what disagrees, what that me
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
-from itertools import islice
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import trio
 
@@ -15,8 +15,9 @@ from tierfs.core.keys import Named, is_reserved, path_of
 from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import Finding
 from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
-from tierfs.stores.cold import ColdStore, ObjectInfo
+from tierfs.stores.cold import ObjectInfo
 from tierfs.stores.hot import identity_of, split
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def finish_removals(tier: Tier) -> None:
         tier.catalog.spare(path)
 
 
-async def check(tier: Tier, store: ColdStore, online: bool) -> AsyncIterator[Finding]:
+async def check(tier: Tier, cold: ColdTier, online: bool) -> AsyncIterator[Finding]:
     """Everything in which catalog, hot directory and bucket disagree. `online`: bytes may be moving."""
     for problem in tier.catalog.check_integrity():
         yield Finding(
@@ -86,9 +87,9 @@ async def check(tier: Tier, store: ColdStore, online: bool) -> AsyncIterator[Fin
             "unmount, move the catalog away, mount again",
         )
     objects: dict[str, ObjectInfo] = {}
-    listing = store.list(tier.prefix)
-    while block := await trio.to_thread.run_sync(_take, listing, 1000, abandon_on_cancel=True):
-        objects.update((info.key, info) for info in block)
+    async with aclosing(cold.objects(tier.prefix)) as listing:
+        async for batch in listing:
+            objects.update((info.key, info) for info in batch)
     for record in list(tier.catalog.records()):
         await trio.lowlevel.checkpoint()
         current = tier.catalog.get(record.path)
@@ -144,7 +145,3 @@ def check_objects(tier: Tier, objects: dict[str, ObjectInfo]) -> list[Finding]:
                 Finding("object-unknown", named.path, meaning, "remove the object, or mount with an empty --state")
             )
     return found
-
-
-def _take(listing: Iterator[ObjectInfo], count: int) -> list[ObjectInfo]:
-    return list(islice(listing, count))

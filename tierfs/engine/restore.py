@@ -23,7 +23,7 @@ from tierfs.stores.hot import apply_attributes, split
 class ObjectStream(Protocol):
     """Where whole objects come from: blocks in order, each verified."""
 
-    def stream(self, ref: ObjectRef) -> AsyncGenerator[bytes, None]: ...
+    def stream(self, ref: ObjectRef) -> AsyncGenerator[memoryview, None]: ...
 
 
 class _Restore:
@@ -140,9 +140,9 @@ class Restorer:
             await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, stored.size)
         digest, offset = hashlib.sha256(), 0
 
-        def write(block: bytes) -> None:
+        def write(block: memoryview) -> None:
             digest.update(block)
-            view, at = memoryview(block), offset
+            view, at = block, offset
             while view:
                 written = os.pwrite(fd, view, at)
                 view, at = view[written:], at + written

@@ -10,17 +10,18 @@ import logging
 import os
 import stat
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import islice
 
 import trio
 
 from tierfs.core.errors import ObjectMissing
 from tierfs.core.keys import Unnameable, is_reserved, path_of
 from tierfs.core.records import Attributes, ObjectRef
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
-from tierfs.stores.cold import ColdStore, ObjectInfo
+from tierfs.stores.cold import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ class Scanned:
 class Scanner:
     """Brings objects that the catalog does not know into the tree. `appeared` is told each new path."""
 
-    def __init__(self, tier: Tier, store: ColdStore, appeared: Callable[[bytes], None]) -> None:
+    def __init__(self, tier: Tier, cold: ColdTier, appeared: Callable[[bytes], None]) -> None:
         self._tier = tier
-        self._store = store
+        self._cold = cold
         self._appeared = appeared
         self._heads = trio.CapacityLimiter(_HEADS)
         root = os.fstat(tier.hot.root)
@@ -54,13 +55,13 @@ class Scanner:
     async def scan(self) -> Scanned:
         """List the bucket once. StoreError: what was found so far is shown, the rest is left for the next scan."""
         scanned = Scanned()
-        listing = self._store.list(self._tier.prefix)
-        while batch := await trio.to_thread.run_sync(_take, listing, _BATCH, abandon_on_cancel=True):
-            async with trio.open_nursery() as nursery:
-                for info in batch:
-                    if self._is_news(info, scanned):
-                        await self._heads.acquire_on_behalf_of(info.key)
-                        nursery.start_soon(self._show, info, scanned)
+        async with aclosing(self._cold.objects(self._tier.prefix)) as listing:
+            async for batch in listing:
+                async with trio.open_nursery() as nursery:
+                    for info in batch:
+                        if self._is_news(info, scanned):
+                            await self._heads.acquire_on_behalf_of(info.key)
+                            nursery.start_soon(self._show, info, scanned)
         self._tier.catalog.state_fact(SCANNED, "yes")
         log.info("%d objects in the bucket, %d of them appeared in the tree", scanned.objects, scanned.shown)
         return scanned
@@ -97,7 +98,7 @@ class Scanner:
     async def _show_file(self, path: bytes, info: ObjectInfo, scanned: Scanned) -> None:
         if self._has_name(path):
             return
-        full = await trio.to_thread.run_sync(self._store.head, info.key, abandon_on_cancel=True)
+        full = await self._cold.head(info.key)
         attributes, sha256 = attributes_of(full, self._owner)
         stored = ObjectRef(info.key, full.etag, full.size, full.version_id, sha256=sha256)
         if self._tier.adopt(path, attributes, stored):
@@ -134,7 +135,3 @@ def attributes_of(info: ObjectInfo, owner: tuple[int, int]) -> tuple[Attributes,
         return Attributes(mode, uid, gid, info.size, mtime_ns, mtime_ns, info.modified_ns, xattrs), sha256
     except (KeyError, ValueError, TypeError):
         return plain, b""
-
-
-def _take(listing: Iterator[ObjectInfo], count: int) -> list[ObjectInfo]:
-    return list(islice(listing, count))

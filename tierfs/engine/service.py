@@ -6,7 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import trio
 
@@ -14,17 +14,16 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.policy import why_not_archived, why_not_released
 from tierfs.core.records import Record, why_lost
-from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, StoreHealth, Total, Verb
+from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.recover import check
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
-from tierfs.stores.cache import ChunkCache
-from tierfs.stores.cold import ColdStore
 from tierfs.stores.hot import join
 
 _LOOKS_AT_ONCE = 200  # files that a walk looks at before the loop serves others
@@ -56,7 +55,6 @@ class Observations:
     open_files: int
     backing_ids: int
     known_nodes: int
-    store: Mapping[str, StoreHealth] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,7 @@ class Engine:
 
     tree: Tree
     tier: Tier
-    store: ColdStore
-    cache: ChunkCache
+    cold: ColdTier
     hydrator: Hydrator
     archiver: Archiver
     restorer: Restorer
@@ -87,18 +84,23 @@ class Operator:
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
         e, facts, seen = self._engine, self._facts, self._observe()
-        passes, counters = e.daemon.passes, e.store.counters
+        passes, numbers = e.daemon.passes, await e.cold.numbers()
         return {
             **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
             **await self._tiers(),
             "lost": self._lost(),
-            "cache": await self._cache(),
-            "store_io": {
-                "bytes_uploaded": counters.bytes_uploaded,
-                "bytes_downloaded": counters.bytes_downloaded,
-                "requests": sum(counters.requests.values()),
+            "cache": {
+                "bytes": numbers.volume,
+                "limit_bytes": int(e.settings.cache_size),
+                "hits": numbers.cache.hits,
+                "misses": numbers.cache.misses,
             },
-            "breaker": {kind: asdict(health) for kind, health in seen.store.items()},
+            "store_io": {
+                "bytes_uploaded": numbers.store.bytes_uploaded,
+                "bytes_downloaded": numbers.store.bytes_downloaded,
+                "requests": sum(numbers.store.requests.values()),
+            },
+            "breaker": {kind: asdict(health) for kind, health in numbers.health.items()},
             "queue": {
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
@@ -123,16 +125,11 @@ class Operator:
             },
             "worker_pid": facts.worker_pid,
             "supervisor_pid": facts.supervisor_pid,
+            "cold_pid": numbers.pid,
         }
 
     async def _cached_total(self) -> int:
-        return await trio.to_thread.run_sync(self._engine.cache.volume)
-
-    async def _cache(self) -> dict[str, int]:
-        cache = self._engine.cache
-        volume = await self._cached_total()
-        limit = int(self._engine.settings.cache_size)
-        return {"bytes": volume, "limit_bytes": limit, "hits": cache.counters.hits, "misses": cache.counters.misses}
+        return (await self._engine.cold.numbers()).volume
 
     def _lost(self) -> dict[str, int]:
         """Those of the cold files whose bytes cannot be had."""
@@ -367,7 +364,7 @@ class Operator:
 
     async def check(self) -> Sequence[Finding]:
         """Where catalog, hot directory and bucket disagree; changes nothing."""
-        return [finding async for finding in check(self._engine.tier, self._engine.store, online=True)]
+        return [finding async for finding in check(self._engine.tier, self._engine.cold, online=True)]
 
 
 def _kind(mode: int) -> Kind:

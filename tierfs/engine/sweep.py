@@ -19,8 +19,9 @@ from tierfs.core.errors import ObjectMissing, StoreError, StoreUnavailable, Tier
 from tierfs.core.keys import RESERVED, key_of
 from tierfs.core.records import ObjectRef, Record
 from tierfs.core.residency import Residency
+from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
-from tierfs.stores.cold import ColdStore, ObjectInfo
+from tierfs.stores.cold import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,10 @@ class Sweeper:
     INVARIANT: no two requests that change the same key are under way at the same time.
     """
 
-    def __init__(self, tier: Tier, store: ColdStore) -> None:
+    def __init__(self, tier: Tier, cold: ColdTier) -> None:
         self._tier = tier
         self._catalog = tier.catalog
-        self._store = store
+        self._cold = cold
         self._used: dict[str, trio.Event] = {}
         self._lock = trio.Lock()  # one sweep at a time
 
@@ -113,7 +114,7 @@ class Sweeper:
 
     async def _delete(self, key: str) -> None:
         """Delete the object of a key that is used by the caller. It was buried before the last sync."""
-        await trio.to_thread.run_sync(self._store.delete, key, abandon_on_cancel=True)
+        await self._cold.delete(key)
         self._catalog.exhume(key)
 
     # -- renames -------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ class Sweeper:
             self._claim(wanted)
             await trio.to_thread.run_sync(self._catalog.sync)
             try:
-                info = await trio.to_thread.run_sync(self._store.copy, source, wanted, abandon_on_cancel=True)
+                info = await self._cold.copy(source, wanted)
             except ObjectMissing:
                 self._tier.missing(stored)
                 raise
@@ -199,7 +200,7 @@ class Sweeper:
         for record in list(islice(self._catalog.records(Residency.LOST), _LOOKS_FOR_LOST)):
             if record.object and record.object.etag:
                 try:
-                    info = await trio.to_thread.run_sync(self._store.head, record.object.key, abandon_on_cancel=True)
+                    info = await self._cold.head(record.object.key)
                 except ObjectMissing:
                     continue
                 except StoreError as error:

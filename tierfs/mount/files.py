@@ -31,7 +31,7 @@ _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 class Reader(Protocol):
     """Reads one object for one handle."""
 
-    async def read(self, offset: int, length: int) -> bytes: ...
+    async def read(self, offset: int, length: int) -> bytes | memoryview: ...
 
     def start(self) -> None: ...
 
@@ -171,7 +171,7 @@ class Files:
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
-    async def read(self, handle: Handle, offset: int, size: int) -> bytes:
+    async def read(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
         """pread(2)."""
         file = self.get(handle)
         fd = self._hot_descriptor(file)
@@ -257,7 +257,7 @@ class Files:
         else:
             await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
 
-    async def _read_object(self, file: OpenFile, offset: int, size: int) -> bytes:
+    async def _read_object(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
         reader, stored = file.reader, file.stored
         assert reader is not None
         assert stored is not None

@@ -161,7 +161,7 @@ class Adapter(pyfuse3.Operations):
         return FileInfo(fh=cast("pyfuse3.FileHandleT", handle), keep_cache=True), self._entry(found)
 
     @_answering
-    async def read(self, fh: Handle, off: int, size: int) -> bytes:  # type: ignore[override]
+    async def read(self, fh: Handle, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
         return await self._fs.files.read(fh, off, size)
 
     @_answering

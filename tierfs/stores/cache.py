@@ -82,7 +82,7 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         rows = self._sql("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchall()
         return self.disk.fetch(*rows[0], read=True) if rows else None
 
-    def keep(self, key: str, data: bytes, crc: int, tag: str) -> None:
+    def keep(self, key: str, data: bytes | memoryview, crc: int, tag: str) -> None:
         """Store a chunk. Unlike diskcache's set(), leaves no file behind when the database cannot be written."""
         filename = new_name()
         columns = (None, tag, len(data), diskcache.core.MODE_BINARY, filename, None)
@@ -182,18 +182,21 @@ class ChunkCache:
             with self._tolerating("close"):
                 database.close()
 
-    def get(self, ref: ObjectRef, chunk_size: int, index: int) -> bytes | None:
-        """The bytes of a chunk, checked against their CRC-32 and identity; None when they are not here."""
-        data = None
+    def read(self, ref: ObjectRef, chunk_size: int, index: int, target: memoryview) -> bool:
+        """Put a chunk into `target`, which has its size, checked against its CRC-32 and identity; False: not here.
+
+        What is in `target` when it is not here means nothing.
+        """
+        is_here = False
         key = chunk_key(ref, chunk_size, index)
         with self._tolerating("read"):
-            data = self._load(key, ref.crc_of(index) if ref.chunk_size == chunk_size else None)
+            is_here = self._load(key, ref.crc_of(index) if ref.chunk_size == chunk_size else None, target)
         with self._counting:
-            if data is None:
-                self.counters.misses += 1
-            else:
+            if is_here:
                 self.counters.hits += 1
-        return data
+            else:
+                self.counters.misses += 1
+        return is_here
 
     def missing(self, ref: ObjectRef, chunk_size: int, indices: range) -> list[int]:
         """Which of the chunks are not here; does not count as their use."""
@@ -284,22 +287,22 @@ class ChunkCache:
             raise OSError("its database is damaged")
         return database
 
-    def _load(self, key: str, crc: int | None) -> bytes | None:
+    def _load(self, key: str, crc: int | None, target: memoryview) -> bool:
         database = self._database
         path = database.path_of(key) if database is not None else None
         if database is None or path is None:
-            return None
+            return False
         try:
-            data = read_chunk(path, key, crc)
+            is_good = read_chunk(path, key, crc, target)
         except FileNotFoundError:
-            return None  # evicted a moment ago
+            return False  # evicted a moment ago
         with self._tolerating("write"):
-            if data is not None:
+            if is_good:
                 database.mark_used(key)
             else:
                 self._note("check", f"{key} was damaged; such chunks are dropped and fetched again")
                 database.delete(key)
-        return data
+        return is_good
 
     def _used(self, database: _Database) -> int:
         count, size = database.totals()
@@ -331,7 +334,7 @@ class ChunkCache:
                 return False
         return True
 
-    def _put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes, crc: int) -> bool:
+    def _put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes | memoryview, crc: int) -> bool:
         is_kept = False
         with self._tolerating("write"):
             if self._database is not None:
@@ -374,7 +377,7 @@ class Reservation:
         """Whether there is room left in it."""
         return self._left > 0
 
-    def put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes, crc: int) -> bool:
+    def put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes | memoryview, crc: int) -> bool:
         """Keep a chunk, whole and checked by the caller, whose CRC-32 is `crc`; says whether it was kept."""
         cost = len(data) + self._cache._overhead
         if cost > self._left:

@@ -67,7 +67,7 @@ def taken_bytes(path: str) -> int:
         return 0
 
 
-def write_chunk(path: str, key: str, data: bytes, crc: int) -> None:
+def write_chunk(path: str, key: str, data: bytes | memoryview, crc: int) -> None:
     """Make the file of a chunk (0600) whose CRC-32 is `crc`; OSError, and no file, when it cannot be written whole."""
     named = key.encode()
     header = _HEADER.pack(_MAGIC, crc, len(data), len(named), named)
@@ -84,22 +84,20 @@ def write_chunk(path: str, key: str, data: bytes, crc: int) -> None:
         os.close(fd)
 
 
-def read_chunk(path: str, key: str, crc: int | None) -> bytes | None:
-    """The bytes of a chunk; None unless they are whole, `key` names them, and their CRC-32 (also `crc`, if given) fits.
+def read_chunk(path: str, key: str, crc: int | None, target: memoryview) -> bool:
+    """Read a chunk into `target`; False unless it is whole, `key` names it, and its CRC-32 (also `crc`, if given) fits.
 
     OSError when the file cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    header = bytearray(_HEADER.size)
     try:
-        header = os.pread(fd, _HEADER.size, 0)
-        if len(header) != _HEADER.size:
-            return None
-        magic, stored_crc, length, key_length, named = _HEADER.unpack(header)
-        if magic != _MAGIC or named[:key_length] != key.encode() or crc not in (None, stored_crc):
-            return None
-        if os.fstat(fd).st_size != _HEADER.size + length:
-            return None
-        data = os.pread(fd, length, _HEADER.size)
+        if os.preadv(fd, (header, target), 0) != len(header) + len(target):
+            return False
+        is_longer = os.fstat(fd).st_size != len(header) + len(target)
     finally:
         os.close(fd)
-    return data if len(data) == length and zlib.crc32(data) == stored_crc else None
+    magic, stored_crc, length, key_length, named = _HEADER.unpack(header)
+    if is_longer or magic != _MAGIC or named[:key_length] != key.encode() or crc not in (None, stored_crc):
+        return False
+    return bool(length == len(target) and zlib.crc32(target) == stored_crc)

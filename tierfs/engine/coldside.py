@@ -1,0 +1,145 @@
+"""The cold side: the store, the chunk cache, and what carries bytes between them, as blocking calls.
+
+Knows neither trio nor the catalog, so that it runs as well in a process of its own (engine.coldprocess) as in threads:
+what it does must not be felt by who answers the kernel. What goes in and out are records, indices and places in the
+shared memory, where the bytes themselves are put.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+from tierfs.core.extents import Item
+from tierfs.core.records import Attributes, Fd, ObjectRef
+from tierfs.core.reports import StoreHealth
+from tierfs.engine import transfer, upload
+from tierfs.engine.arena import Place
+from tierfs.stores.cache import CacheCounters, ChunkCache
+from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
+
+_LISTED_AT_ONCE = 1000
+
+#: Calls of the cache alone: they are quick, and must not queue behind those that wait for the network.
+OF_THE_CACHE = frozenset({"load", "missing", "evict", "cached_bytes"})
+
+
+class Job:
+    """What connects a call with who made it: what it tells goes there; `stop` is set when nobody waits any more."""
+
+    def __init__(self, tell: Callable[[Any], None]) -> None:
+        self.tell = tell
+        self.stop = threading.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class ColdNumbers:
+    """Totals of process `pid` since its start; `volume` is what the cache takes on its disk, in bytes."""
+
+    pid: int
+    store: StoreCounters
+    health: Mapping[str, StoreHealth]
+    cache: CacheCounters
+    volume: int
+
+
+class ColdSide:
+    """Every method is one call: blocking, from any thread, with its Job first. StoreError."""
+
+    def __init__(
+        self,
+        store: ColdStore,
+        cache: ChunkCache,
+        memory: memoryview,
+        health: Callable[[], Mapping[str, StoreHealth]] = dict,
+    ) -> None:
+        self._store = store
+        self._health = health
+        self._cache = cache
+        self._memory = memory
+        self._listings: dict[int, Iterator[ObjectInfo]] = {}
+        self._numbers = count()
+
+    # -- chunks --------------------------------------------------------------------------------------------------
+
+    def load(self, job: Job, item: Item, places: dict[int, Place]) -> None:
+        """Bring those chunks that the cache has to their places; tells the index of each."""
+        transfer.load(self._cache, item, self._targets(places), _while_wanted(job))
+
+    def fetch(self, job: Job, item: Item, places: dict[int, Place], is_kept: bool) -> None:
+        """Bring contiguous chunks from the store; tells the index of each. See transfer.fetch."""
+        cache = self._cache if is_kept else None
+        transfer.fetch(self._store, cache, item, self._targets(places), _while_wanted(job))
+
+    def missing(self, job: Job, item: Item, chunks: range) -> list[int]:
+        """Which of the chunks the cache does not have."""
+        return self._cache.missing(item.ref, item.chunk_size, chunks)
+
+    def evict(self, job: Job, ref: ObjectRef | None) -> int:
+        """Drop the chunks of one object, or of all, from the cache; returns how many there were."""
+        return self._cache.evict_all() if ref is None else self._cache.evict_object(ref)
+
+    def cached_bytes(self, job: Job, ref: ObjectRef) -> int:
+        """How many bytes of an object the cache has."""
+        return self._cache.cached_bytes(ref)
+
+    def numbers(self, job: Job) -> ColdNumbers:
+        """The totals."""
+        return ColdNumbers(
+            os.getpid(), self._store.counters, self._health(), self._cache.counters, self._cache.volume()
+        )
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def put(self, job: Job, fd: Fd, key: str, attributes: Attributes, chunk_size: int) -> ObjectRef:
+        """Make the bytes of an open file an object, and verify it. NotEligible when they change or the job is ended."""
+        os.fsync(fd)  # a power cut must not leave an object without the hot bytes that it was made of
+        return upload.upload(self._store, fd, key, attributes, chunk_size, job.stop)
+
+    def head(self, job: Job, key: str) -> ObjectInfo:
+        """See ColdStore."""
+        return self._store.head(key)
+
+    def copy(self, job: Job, source: ObjectInfo, key: str) -> ObjectInfo:
+        """See ColdStore."""
+        return self._store.copy(source, key)
+
+    def delete(self, job: Job, key: str) -> None:
+        """See ColdStore."""
+        self._store.delete(key)
+
+    def list_open(self, job: Job, prefix: str) -> int:
+        """Begin a listing of all objects whose key begins with `prefix`; returns its number."""
+        number = next(self._numbers)
+        self._listings[number] = iter(self._store.list(prefix))
+        return number
+
+    def list_more(self, job: Job, listing: int) -> list[ObjectInfo]:
+        """The next objects of a listing; none are left when there are none."""
+        return list(islice(self._listings[listing], _LISTED_AT_ONCE))
+
+    def list_close(self, job: Job, listing: int) -> None:
+        """Forget a listing."""
+        del self._listings[listing]
+
+    def probe(self, job: Job) -> tuple[str, ...]:
+        """See ColdStore."""
+        return self._store.probe()
+
+    def close(self) -> None:
+        """Close store and cache."""
+        self._cache.close()
+        self._store.close()
+
+    def _targets(self, places: dict[int, Place]) -> dict[int, memoryview]:
+        return {index: self._memory[start : start + size] for index, (start, size) in places.items()}
+
+
+def _while_wanted(job: Job) -> Callable[[int], bool]:
+    def landed(index: int) -> bool:
+        job.tell(index)
+        return not job.stop.is_set()
+
+    return landed

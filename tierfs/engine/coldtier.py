@@ -1,0 +1,116 @@
+"""The cold tier as the engine sees it: the store's objects, and chunks of them by way of the cache. All of it waits."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import cast
+
+import outcome
+import trio
+
+from tierfs.core.extents import Item
+from tierfs.core.records import Attributes, Fd, ObjectRef
+from tierfs.engine.arena import Slot
+from tierfs.engine.calls import Call, Calls
+from tierfs.engine.coldside import ColdNumbers
+from tierfs.stores.cold import ObjectInfo
+
+#: Told that one chunk is in its slot, verified; answers whether the others are still wanted.
+Landed = Callable[[int], bool]
+
+
+def upload_of(fd: Fd, key: str, attributes: Attributes, chunk_size: int) -> Call:
+    """An upload for ColdTier.put: the bytes of an open file become an object, which is verified; end() stops it."""
+    return Call("put", key, attributes, chunk_size, fd=fd)
+
+
+class ColdTier:
+    """Every method raises StoreError; stores.cold.ColdStore says which. Cancelled, it does not wait for the store."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Describe one object."""
+        return cast(ObjectInfo, await self._run("head", key))
+
+    async def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
+        """Copy an object inside the store; what a HEAD of the copy says."""
+        return cast(ObjectInfo, await self._run("copy", source, key))
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; deleting one that is not there succeeds."""
+        await self._run("delete", key)
+
+    async def objects(self, prefix: str) -> AsyncGenerator[list[ObjectInfo], None]:
+        """All objects whose key begins with `prefix`, many at a time; close it with aclosing()."""
+        listing = await self._run("list_open", prefix)
+        try:
+            while batch := cast(list[ObjectInfo], await self._run("list_more", listing)):
+                yield batch
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._run("list_close", listing)
+
+    async def put(self, call: Call) -> ObjectRef:
+        """Run an upload (see upload_of), and wait for its end even when cancelled, which ends it soon.
+
+        NotEligible when the bytes change meanwhile or the upload is ended, OSError of the file.
+        """
+        ended: list[outcome.Outcome[object]] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_cancelled, call)
+            with trio.CancelScope(shield=True):
+                ended.append(await outcome.acapture(self._calls.run, call))
+            nursery.cancel_scope.cancel()
+        return cast(ObjectRef, ended[0].unwrap())
+
+    async def probe(self) -> tuple[str, ...]:
+        """The self-test of the store: in sentences, what it cannot do."""
+        return cast(tuple[str, ...], await self._run("probe"))
+
+    # -- chunks --------------------------------------------------------------------------------------------------
+
+    async def load(self, item: Item, slots: Mapping[int, Slot], landed: Landed) -> None:
+        """Bring those chunks that the cache has into their slots. Never fails because of the cache."""
+        await self._bring("load", item, slots, landed)
+
+    async def fetch(self, item: Item, slots: Mapping[int, Slot], landed: Landed, *, is_kept: bool) -> None:
+        """Fetch contiguous chunks with one GET into their slots; the cache has them afterwards if they are to be kept.
+
+        IntegrityError when a chunk does not have its CRC or the body ends early: what landed before is good.
+        """
+        await self._bring("fetch", item, slots, landed, is_kept)
+
+    async def missing(self, item: Item, chunks: range) -> list[int]:
+        """Which of the chunks the cache does not have."""
+        return cast(list[int], await self._run("missing", item, chunks))
+
+    async def evict(self, ref: ObjectRef | None) -> int:
+        """Drop the chunks of one object, or of all, from the cache; returns how many there were."""
+        return cast(int, await self._run("evict", ref))
+
+    async def cached_bytes(self, ref: ObjectRef) -> int:
+        """How many bytes of an object the cache has."""
+        return cast(int, await self._run("cached_bytes", ref))
+
+    async def numbers(self) -> ColdNumbers:
+        """Totals since the cold side was started."""
+        return cast(ColdNumbers, await self._run("numbers"))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    async def _run(self, name: str, *arguments: object) -> object:
+        return await self._calls.run(Call(name, *arguments))
+
+    async def _bring(self, name: str, item: Item, slots: Mapping[int, Slot], landed: Landed, *more: object) -> None:
+        places = {index: slot.place for index, slot in slots.items()}
+        call = Call(name, item, places, *more, on_event=landed, kept=list(slots.values()))
+        await self._calls.run(call)
+
+
+async def _end_when_cancelled(call: Call) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        call.end()
