@@ -8,7 +8,7 @@ shared memory, where the bytes themselves are put.
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
 
@@ -38,11 +38,11 @@ class Job:
 class ColdNumbers:
     """Totals of process `pid` since its start; `volume` is what the cache takes on its disk, in bytes."""
 
-    pid: int
-    store: StoreCounters
-    health: Mapping[str, StoreHealth]
-    cache: CacheCounters
-    volume: int
+    pid: int = 0
+    store: StoreCounters = field(default_factory=StoreCounters)
+    health: Mapping[str, StoreHealth] = field(default_factory=dict)
+    cache: CacheCounters = field(default_factory=CacheCounters)
+    volume: int = 0
 
 
 class ColdSide:
@@ -87,9 +87,8 @@ class ColdSide:
 
     def numbers(self, job: Job) -> ColdNumbers:
         """The totals."""
-        return ColdNumbers(
-            os.getpid(), self._store.counters, self._health(), self._cache.counters, self._cache.volume()
-        )
+        cache = self._cache
+        return ColdNumbers(os.getpid(), self._store.counters, self._health(), cache.counters, cache.volume())
 
     # -- objects -------------------------------------------------------------------------------------------------
 

@@ -6,17 +6,19 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import trio
 
 from tierfs.core.config import Settings
-from tierfs.core.errors import NotEligible, TierfsError
+from tierfs.core.errors import NotEligible, StoreUnavailable, TierfsError
 from tierfs.core.policy import why_not_archived, why_not_released
 from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
+from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
@@ -78,13 +80,14 @@ class Operator:
         self._engine = engine
         self._facts = facts
         self._observe = observe
+        self._last_numbers = ColdNumbers()
 
     # -- status --------------------------------------------------------------------------------------------------
 
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
         e, facts, seen = self._engine, self._facts, self._observe()
-        passes, numbers = e.daemon.passes, await e.cold.numbers()
+        passes, numbers = e.daemon.passes, await self._numbers()
         return {
             **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
             **await self._tiers(),
@@ -129,7 +132,13 @@ class Operator:
         }
 
     async def _cached_total(self) -> int:
-        return (await self._engine.cold.numbers()).volume
+        return (await self._numbers()).volume
+
+    async def _numbers(self) -> ColdNumbers:
+        """The cold side's totals; the last ones while it is being started again."""
+        with suppress(StoreUnavailable):
+            self._last_numbers = await self._engine.cold.numbers()
+        return self._last_numbers
 
     def _lost(self) -> dict[str, int]:
         """Those of the cold files whose bytes cannot be had."""
