@@ -103,9 +103,14 @@ async def settled(hydrator: Hydrator) -> None:
 def _is_busy(fetcher: Fetcher) -> bool:
     """Whether a chunk is on its way, a task has yet to begin or end, or a thread still runs, perhaps for nobody."""
     tasks = fetcher._nursery.child_tasks if fetcher._nursery else ()
+    return bool(tasks or fetcher._flights or has_threads(fetcher))
+
+
+def has_threads(fetcher: Fetcher) -> bool:
+    """Whether a call runs."""
     calls = fetcher._cold._calls
     assert isinstance(calls, InThreads)
-    return bool(tasks or fetcher._flights or calls._of_the_cache.borrowed_tokens or calls._others.borrowed_tokens)
+    return bool(calls._of_the_cache.borrowed_tokens or calls._others.borrowed_tokens)
 
 
 @asynccontextmanager
