@@ -33,6 +33,7 @@ from tierfs.stores.late import LateStore
 
 _CACHE_THREADS = 4  # each holds a connection to the cache's database
 _THREADS = 256  # started as they are needed; the worker's own limits are lower
+_GETS_IN_TIME = 3  # a GET that hangs must leave time for another one before the reader gives up
 _RECEIVED_AT_ONCE = 1 << 16
 _DESCRIPTORS_AT_ONCE = 64
 
@@ -62,6 +63,7 @@ def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
             path_style=settings.path_style,
             pool_size=settings.pool_size,
             timeout_s=settings.timeout.seconds,
+            read_timeout_s=settings.cold_timeout / _GETS_IN_TIME / 1e9,
             max_retries=settings.max_retries,
             checksum=settings.checksum,
             storage_class=settings.storage_class,

@@ -57,6 +57,7 @@ REQUEST_NAME = "mount.json"
 
 _PROBE_PAUSE_S = 60.0
 _SCAN_PATIENCE_S = 3.0
+_LEAVING_S = 5.0  # for uploads to be given up in good order
 
 
 def lock_state(state: Path, exits: ExitStack) -> None:
@@ -180,6 +181,7 @@ class Worker:
     async def _serve_fuse(self, everything: trio.CancelScope) -> None:
         await fuse.serve()
         log.info("the mount was taken away")
+        self.cold_process.end_soon(_LEAVING_S)
         everything.cancel()
 
     def _choose_passthrough(self, fuse_fd: int, wanted: bool) -> None:

@@ -164,9 +164,17 @@ def test_nobody_listens() -> None:
 
 
 def test_a_store_that_was_busy_is_asked_again() -> None:
+    with store_that_hears(refusal(503, "SlowDown"), head(), max_retries=1) as store:
+        assert store.head("some/key").size == len(BODY)
+        assert store.counters.requests == {"HeadObject": 2}
+
+
+def test_a_read_is_left_to_who_knows_whether_somebody_still_waits() -> None:
     with store_that_hears(refusal(503, "SlowDown"), ranged(), max_retries=1) as store:
+        with pytest.raises(StoreUnavailable, match="SlowDown"):
+            get(store)
+        assert store.counters.requests == {"GetObject": 1}
         assert get(store) == b"234"
-        assert store.counters.requests == {"GetObject": 2}
 
 
 def test_a_missing_object_in_a_missing_bucket() -> None:

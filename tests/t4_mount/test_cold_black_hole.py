@@ -3,7 +3,9 @@
 import errno
 import os
 import random
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -126,3 +128,34 @@ def test_a_mount_that_is_taken_out_of_the_tree_ends_with_its_last_reader(server:
         wait_until(lambda: stage.mount.process.poll() is not None)
         assert stage.mount.process.returncode == 0
         wait_until(lambda: stage.proxy.counts().open == 0)
+
+
+def test_a_mount_goes_although_an_upload_hangs(server: S3Server) -> None:
+    """The file stays as it was: hot, and the upload is given up."""
+    with staged_in_mode("off", server=server) as stage:
+        path = stage.mount.path / "hot"
+        path.write_bytes(CONTENT)
+        stage.proxy.order(Fault(Kind.BLACK_HOLE, method="PUT"))
+        with ThreadPoolExecutor(1) as pool:
+            archiving = pool.submit(stage.mount.outcomes, "archive", "hot")
+            wait_until(lambda: stage.mount.status()["queue"]["archiving"] == 1)
+            kernel.unmount(str(stage.mount.path))
+            wait_until(lambda: stage.mount.process.poll() is not None)
+            assert stage.mount.process.returncode == 0
+            archiving.exception()
+        assert (stage.mount.plan.hot / "hot").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_cold_process_may_be_killed_under_its_readers(server: S3Server, mode: str) -> None:
+    """Their reads wait for the next one, within their deadline; no byte is wrong, and hot files notice nothing."""
+    with staged_in_mode(mode, server=server) as stage:
+        readers = stall(stage)
+        before = stage.mount.status()["cold_pid"]
+        os.kill(before, signal.SIGKILL)
+        stage.proxy.heal()
+        use_hot_files(stage.mount, 1)
+        expected = [CONTENT[offset : offset + CHUNK] for offset in OFFSETS]
+        assert set(readers.join()) == set(expected)
+        assert stage.mount.status()["cold_pid"] != before
+        assert "is started again" in stage.log()

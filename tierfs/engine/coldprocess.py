@@ -42,6 +42,7 @@ class ColdProcess:
         self._waiting: dict[int, _Waiting] = {}
         self._line: _Line | None = None
         self._was_ready = False
+        self._scope = trio.CancelScope()
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ class ColdProcess:
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the process until cancelled. What it refuses at its first start (TierfsError) is raised."""
         pause_s = _FIRST_PAUSE_S
-        try:
+        with self._scope:
             while True:
                 began = trio.current_time()
                 error = await self._serve_one(task_status)
@@ -75,8 +76,10 @@ class ColdProcess:
                 _log.error("%s; it is started again", error)
                 pause_s = _FIRST_PAUSE_S if trio.current_time() - began > _LONGEST_PAUSE_S else pause_s * 2
                 await trio.sleep(min(pause_s, _LONGEST_PAUSE_S))
-        finally:
-            self._line = None
+
+    def end_soon(self, seconds: float) -> None:
+        """Give what is under way so long, then end the process: the calls fail."""
+        self._scope.deadline = trio.current_time() + seconds
 
     async def _serve_one(self, task_status: trio.TaskStatus[None]) -> StoreUnavailable:
         """Start a process and talk to it until it is gone; returns why."""
@@ -92,12 +95,12 @@ class ColdProcess:
                 self._line = None
                 ours.close()  # that is how it learns that it may go
                 await _wait_gone(process)
-        gone = StoreUnavailable(f"the process that talks to the store ended ({_how(process.returncode)})")
-        if task_status is not trio.TASK_STATUS_IGNORED and not self._was_ready:
+                gone = StoreUnavailable(f"the process that talks to the store ended ({_how(process.returncode)})")
+                waiting, self._waiting = self._waiting, {}
+                for one in waiting.values():
+                    one.finish(outcome.Error(StoreUnavailable(str(gone))))
+        if not self._was_ready:
             raise MountError(str(gone))
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
-            one.finish(outcome.Error(StoreUnavailable(str(gone))))
         return gone
 
     async def _talk(self, line: "_Line", task_status: trio.TaskStatus[None]) -> None:

@@ -58,7 +58,9 @@ CONNECT_S = 10.0
 class S3Settings:
     """How to reach one bucket.
 
-    `timeout_s` is the longest silence of one request, `prefix` where the self-test writes, unless `read_only`.
+    `timeout_s` is the longest silence of one request, `read_timeout_s` that of a GET, which is never sent again here:
+    its caller has a deadline, and knows whether somebody still waits. `prefix` is where the self-test writes, unless
+    `read_only`.
     """
 
     bucket: str
@@ -67,6 +69,7 @@ class S3Settings:
     path_style: bool | None = None
     pool_size: int = 32
     timeout_s: float = 30.0
+    read_timeout_s: float = 30.0
     max_retries: int = 5
     checksum: Literal["auto", "when_required"] = "auto"
     storage_class: str | None = None
@@ -163,6 +166,8 @@ class S3Store:
         # A session keeps S3's model, which costs a quarter of a second to read.
         self._session = _session(settings)
         self._wire = S3Wire(settings, self._session, self.counters)
+        reading = replace(settings, max_retries=0, timeout_s=min(settings.timeout_s, settings.read_timeout_s))
+        self._reading = S3Wire(reading, self._session, self.counters)
         self._abilities = Abilities(crc32=settings.checksum == "auto")
         self._extra = {"StorageClass": settings.storage_class} if settings.storage_class else {}
 
@@ -193,10 +198,10 @@ class S3Store:
             arguments["IfMatch"] = f'"{etag}"'
         if version_id:
             arguments["VersionId"] = version_id
-        answer = self._wire.call("get_object", key, **arguments)
+        answer = self._reading.call("get_object", key, **arguments)
         body = answer["Body"]
         try:
-            with self._wire.telling("get_object", key):
+            with self._reading.telling("get_object", key):
                 check_range(answer, start, stop, etag)
             yield from self._blocks(key, body, stop - start)
         finally:
@@ -206,7 +211,7 @@ class S3Store:
         """The body, which must be exactly `size` bytes: it may end, stall or die at any byte."""
         left = size
         while True:
-            with self._wire.telling("get_object", key):
+            with self._reading.telling("get_object", key):
                 # One byte more than is left shows the end of the body, which gives the connection back to the pool.
                 block = body.read(min(BLOCK, left) or 1)
                 if len(block) > left or (left and not block):
@@ -217,7 +222,7 @@ class S3Store:
             if not block:
                 return
             left -= len(block)
-            self._wire.count_bytes(downloaded=len(block))
+            self._reading.count_bytes(downloaded=len(block))
             yield block
 
     def head(self, key: str) -> ObjectInfo:
@@ -302,6 +307,7 @@ class S3Store:
     def close(self) -> None:
         """Close all connections."""
         self._wire.close()
+        self._reading.close()
 
 
 def _info(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
