@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,6 +239,80 @@ static void test_noise(unsigned seed) {
     tap_reset();
 }
 
+static void *receive_large(void *got) {
+    for (int i = 0; i < 49; i++) assert(recv(kernel, got, 100016, 0) == 100016);
+    return NULL;
+}
+
+/* Reads of a cold file: large replies come from another thread, whole and in order; others at once. */
+static void test_large_replies(void) {
+    static char bytes[100000], got[sizeof bytes + 16];
+    char in[40] = {0};
+    assert(tap_attach(7, -1, 1 << 20));
+    put64(in, 7);
+    for (uint64_t unique = 2; unique < 82; unique += 2) {
+        size_t size = unique % 8 ? sizeof bytes : 100;
+        assert(ask(15, unique, in, sizeof in) == HEADER + 40);
+        memset(bytes, (int)unique, sizeof bytes);
+        char header[16] = {0};
+        put32(header, (uint32_t)(16 + size)), put64(header + 8, unique);
+        struct iovec iov[2] = {{header, sizeof header}, {bytes, size}};
+        assert(tap_writev(daemon_side, iov, 2, NULL) == (ssize_t)(16 + size));
+        memset(bytes, 0, sizeof bytes); /* it was copied */
+        assert(recv(kernel, got, sizeof got, 0) == (ssize_t)(16 + size) && get64(got + 8) == unique);
+        for (size_t i = 16; i < 16 + size; i++) assert(got[i] == (char)unique);
+    }
+    assert(ask(15, 90, in, 8) == HEADER + 8); /* cut short */
+    assert(ask(15, 92, in, sizeof in) == HEADER + 40 && answer(92, -EIO, NULL, 0) == 16);
+    assert((int32_t)get32(reply + 4) == -EIO);
+    tap_reset();
+    assert(tap_attach(7, -1, 1 << 20)); /* more at once than the queue takes */
+    for (uint64_t unique = 2; unique < 100; unique += 2) ask(15, unique, in, sizeof in);
+    int flags = fcntl(daemon_side, F_GETFL);
+    assert(!fcntl(daemon_side, F_SETFL, flags & ~O_NONBLOCK));
+    pthread_t other;
+    assert(!pthread_create(&other, NULL, receive_large, got));
+    for (uint64_t unique = 2; unique < 100; unique += 2) {
+        char header[16] = {0};
+        put32(header, sizeof got), put64(header + 8, unique);
+        struct iovec iov[2] = {{header, sizeof header}, {bytes, sizeof bytes}};
+        assert(tap_writev(daemon_side, iov, 2, NULL) == (ssize_t)sizeof got);
+    }
+    assert(!pthread_join(other, NULL));
+    assert(!fcntl(daemon_side, F_SETFL, flags));
+    tap_reset();
+}
+
+static void test_syncs(void) {
+    char path[] = "/tmp/tap-XXXXXX";
+    int fd = mkstemp(path);
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0) && tap_attach(4, -1, 100));
+    int pipes[2];
+    assert(!pipe(pipes) && tap_attach(5, pipes[0], 0)); /* cannot be synced */
+    char in[16] = {0};
+    for (uint64_t unique = 2; unique < 202; unique += 2) { /* many at once, each is answered once */
+        put64(in, unique % 20 ? 3 : 5), put32(in + 8, unique % 4 == 0);
+        assert(ask(20, unique, in, sizeof in) == -1 && errno == EINTR);
+    }
+    bool seen[202] = {0};
+    for (int i = 0; i < 100; i++) {
+        assert(recv(kernel, reply, sizeof reply, 0) == 16);
+        uint64_t unique = get64(reply + 8);
+        assert(unique < 202 && !seen[unique] && (int32_t)get32(reply + 4) == (unique % 20 ? 0 : -EINVAL));
+        seen[unique] = true;
+    }
+    put64(in, 4);
+    assert(ask(20, 300, in, sizeof in) == HEADER + 16); /* of a cold file, an unknown one, cut short: not here */
+    put64(in, 77);
+    assert(ask(20, 302, in, sizeof in) == HEADER + 16);
+    assert(ask(20, 304, in, 8) == HEADER + 8);
+    put64(in, 3);
+    for (uint64_t unique = 400; unique < 420; unique += 2) assert(ask(20, unique, in, sizeof in) == -1);
+    tap_reset(); /* what was begun is finished */
+    for (int i = 0; i < 10; i++) assert(recv(kernel, reply, sizeof reply, MSG_DONTWAIT) == 16);
+    close(fd), close(pipes[0]), close(pipes[1]);
+}
+
 int main(void) {
     int pair[2];
     assert(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
@@ -249,6 +324,8 @@ int main(void) {
     test_directories();
     test_privileges();
     test_release();
+    test_large_replies();
+    test_syncs();
     test_noise(1);
     close(kernel), close(daemon_side);
     puts("ok");

@@ -10,8 +10,9 @@ from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "tierfs/mount/native"
-SOURCES = [str(ROOT / "tests/native/tap_test.c"), str(NATIVE / "tap.c"), str(NATIVE / "directories.c")]
-STRICT = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}"]
+UNITS = ["tap.c", "directories.c", "replies.c", "syncs.c"]
+SOURCES = [str(ROOT / "tests/native/tap_test.c"), *(str(NATIVE / unit) for unit in UNITS)]
+STRICT = ["-std=gnu11", "-pthread", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}"]
 
 
 def build(target: Path, *flags: str) -> Path:
@@ -34,7 +35,7 @@ def test_tap_survives_bad_messages_under_valgrind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("source", ["module.c", "tap.c", "directories.c"])
+@pytest.mark.parametrize("source", ["module.c", *UNITS])
 def test_native_sources_compile_without_a_warning(tmp_path: Path, source: str) -> None:
     import sysconfig
 

@@ -9,8 +9,10 @@ enum {
     OP_LOOKUP = 1,
     OP_GETATTR = 3,
     OP_OPEN = 14,
+    OP_READ = 15,
     OP_WRITE = 16,
     OP_RELEASE = 18,
+    OP_FSYNC = 20,
     OP_INIT = 26,
     OP_OPENDIR = 27,
     OP_CREATE = 35,
@@ -84,6 +86,20 @@ struct open_out {
 struct write_in {
     uint64_t fh, offset;
     uint32_t size, write_flags;
+};
+
+struct read_in {
+    uint64_t fh, offset;
+    uint32_t size, read_flags;
+    uint64_t lock_owner;
+    uint32_t flags, padding;
+};
+
+#define FSYNC_FDATASYNC (1u << 0)
+
+struct fsync_in {
+    uint64_t fh;
+    uint32_t fsync_flags, padding;
 };
 
 struct release_in {

@@ -13,6 +13,8 @@
  *   WRITE    whether set-user-ID and set-group-ID go with it (HANDLE_KILLPRIV_V2), which pyfuse3 does not pass on
  *   RELEASE  of a file that changed in passthrough: the kernel has not seen stores through a mapping change its times
  *
+ *   READ     of a cold file: a large reply leaves in a thread of its own (replies.h)
+ *   FSYNC    of a hot file: done and answered in threads (syncs.h)
  *   GETATTR, LOOKUP   answered here for directories that are kept (directories.h)
  *
  * Nothing in a request is believed before its length was compared with what was read.
@@ -29,9 +31,13 @@
 
 #include "directories.h"
 #include "protocol.h"
+#include "replies.h"
+#include "syncs.h"
 
 /* Copies in one go; a longer one is cut short, as copy_file_range(2) may be, and the loop stays responsive. */
 #define LONGEST_COPY (1u << 20)
+/* Replies from this size on are not written here. */
+#define LARGE_REPLY (64u << 10)
 /* Requests answered here in a row before the rest of the process gets its turn. */
 #define MOST_ANSWERS 16
 
@@ -68,6 +74,8 @@ void tap_reset(void) {
     free(tap.pending);
     free(tap.attached);
     directories_drop();
+    replies_finish();
+    syncs_finish();
     memset(&tap, 0, sizeof tap);
 }
 
@@ -99,6 +107,11 @@ void tap_detach(uint32_t handle) {
 static const struct attached *find_attached(uint64_t fh) {
     uint32_t handle = (uint32_t)fh;
     return handle < tap.attached_room && tap.attached[handle].in_use ? &tap.attached[handle] : NULL;
+}
+
+static bool is_cold(uint64_t fh) {
+    const struct attached *file = find_attached(fh);
+    return file && file->fd < 0;
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */
@@ -186,6 +199,11 @@ static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
     return 0;
 }
 
+static bool do_fsync(int fuse_fd, uint64_t unique, const struct fsync_in *in) {
+    const struct attached *file = find_attached(in->fh);
+    return file && file->fd >= 0 && sync_soon(fuse_fd, unique, file->fd, in->fsync_flags & FSYNC_FDATASYNC);
+}
+
 /* Answer a request that pyfuse3 has no handler for, or that needs none. False when it is not one of them. */
 static bool answer(int fd, const struct in_header *in, const void *argument, size_t length) {
     union {
@@ -220,6 +238,8 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
         if (length >= sizeof(struct copy_in)) error = do_copy(argument, in->uid, &payload.number);
         payload_size = sizeof payload.number;
         break;
+    case OP_FSYNC:
+        return length >= sizeof(struct fsync_in) && do_fsync(fd, in->unique, argument);
     case OP_IOCTL: /* every open() of a C library's stdio asks whether the file is a terminal */
         error = ENOTTY;
         break;
@@ -249,6 +269,10 @@ static bool note(int fd, const struct in_header *in, size_t length) {
     case OP_CREATE:
     case OP_OPENDIR:
         expect_reply(in->unique, in->opcode);
+        return false;
+    case OP_READ:
+        if (length >= sizeof(struct read_in) && is_cold(((const struct read_in *)argument)->fh))
+            expect_reply(in->unique, in->opcode);
         return false;
     case OP_WRITE:
         if (length >= sizeof(struct write_in))
@@ -331,7 +355,10 @@ ssize_t tap_writev(int fd, struct iovec *iov, int count, void *userdata) {
         struct out_header out;
         memcpy(&out, iov[0].iov_base, sizeof out);
         uint32_t opcode = out.unique ? take_expected(out.unique) : 0;
-        if (opcode && !out.error && count == 2) change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
+        if (opcode == OP_READ) {
+            if (out.len >= LARGE_REPLY && reply_soon(fd, iov, count)) return (ssize_t)out.len;
+        } else if (opcode && !out.error && count == 2)
+            change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
     }
     return writev(fd, iov, count);
 }
