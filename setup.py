@@ -19,8 +19,17 @@ setup(
         Extension(
             "tierfs.mount._native",
             sources=[f"tierfs/mount/native/{name}.c" for name in ("module", "tap", "directories", "replies", "syncs")],
-            depends=[f"tierfs/mount/native/{name}.h" for name in ("tap", "directories", "replies", "syncs", "protocol")],
-            extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-pthread", "-fvisibility=hidden", *pkg_config("--cflags")],
+            depends=[
+                f"tierfs/mount/native/{name}.h" for name in ("tap", "directories", "replies", "syncs", "protocol")
+            ],
+            extra_compile_args=[
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-pthread",
+                "-fvisibility=hidden",
+                *pkg_config("--cflags"),
+            ],
             extra_link_args=["-pthread", *pkg_config("--libs")],
         )
     ]

@@ -42,6 +42,7 @@ from tierfs.stores.s3_answers import (
     plain_etag,
     sentence,
 )
+from tierfs.stores.s3_failures import explain
 from tierfs.stores.s3_upload import Target, copy_parts, read_exactly, upload_parts, upload_whole
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class S3Wire:
         except boto.ClientError as error:
             raise self._refused(operation, key, error) from error
         except (boto.BotoCoreError, ResponseParserError, urllib3.exceptions.HTTPError) as error:
-            kind, why = _explain(error)
+            kind, why = explain(error)
             raise self._tell(operation, key, kind, why) from error
 
     def count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
@@ -367,36 +368,3 @@ def _connect(settings: S3Settings, session: boto3.Session) -> "S3Client":
         return session.client("s3", endpoint_url=settings.endpoint_url, config=config)
     except (boto.BotoCoreError, ValueError) as error:
         raise ConfigError(f"cannot use {settings.place}: {error}") from error
-
-
-_NO_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.TokenRetrievalError,
-    boto.NoAuthTokenError,
-    boto.SSOError,
-    boto.ProfileNotFound,
-)
-_UNREACHABLE = (boto.HTTPClientError, boto.ConnectionError, urllib3.exceptions.HTTPError)
-
-
-def _explain(error: Exception) -> tuple[type[StoreError], str]:
-    """Which error a failure inside boto3 is, and why in words that carry nothing secret."""
-    if isinstance(error, _NO_CREDENTIALS):
-        return AccessDenied, f"boto3 found no usable credentials ({type(error).__name__})"
-    if isinstance(error, boto.IncompleteReadError):
-        return StoreUnavailable, "the answer ended before its announced end"
-    if isinstance(error, boto.ResponseStreamingError) and "IncompleteRead" in str(error):
-        return StoreUnavailable, "the connection was closed before the announced end of the answer"
-    if isinstance(error, boto.SSLError):
-        return StoreUnavailable, "the TLS handshake failed: check endpoint_url, and the certificate that it shows"
-    if isinstance(error, boto.ReadTimeoutError):
-        return StoreUnavailable, "the store was silent for longer than timeout"
-    if isinstance(error, boto.ConnectTimeoutError | boto.EndpointConnectionError):
-        return StoreUnavailable, "nothing answers at that address: check endpoint_url, region and the network"
-    if isinstance(error, _UNREACHABLE):
-        return StoreUnavailable, f"the connection broke ({type(error).__name__})"
-    if isinstance(error, ResponseParserError):
-        return StoreUnavailable, NOT_S3
-    return StoreRefused, str(error)
