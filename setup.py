@@ -14,22 +14,16 @@ def pkg_config(flag: str) -> list[str]:
         raise SystemExit("tierfs needs pkg-config and libfuse3-dev (Debian's names) to be built") from error
 
 
+UNITS = ("tap", "directories", "replies", "syncs")
+WARNINGS = ("-Wall", "-Wextra")
+
 setup(
     ext_modules=[
         Extension(
             "tierfs.mount._native",
-            sources=[f"tierfs/mount/native/{name}.c" for name in ("module", "tap", "directories", "replies", "syncs")],
-            depends=[
-                f"tierfs/mount/native/{name}.h" for name in ("tap", "directories", "replies", "syncs", "protocol")
-            ],
-            extra_compile_args=[
-                "-std=gnu11",
-                "-Wall",
-                "-Wextra",
-                "-pthread",
-                "-fvisibility=hidden",
-                *pkg_config("--cflags"),
-            ],
+            sources=[f"tierfs/mount/native/{name}.c" for name in ("module", *UNITS)],
+            depends=[f"tierfs/mount/native/{name}.h" for name in (*UNITS, "protocol")],
+            extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *WARNINGS, *pkg_config("--cflags")],
             extra_link_args=["-pthread", *pkg_config("--libs")],
         )
     ]
