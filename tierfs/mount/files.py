@@ -177,10 +177,11 @@ class Files:
         fd = self._hot_descriptor(file)
         if fd is None:
             return await self._read_object(file, offset, size)
-        if _NOWAIT:
+        is_in_memory = self._tier.hot.is_in_memory  # where nothing waits, and RWF_NOWAIT is not understood
+        if _NOWAIT or is_in_memory:
             buffer = bytearray(size)
             try:
-                count = os.preadv(fd, [buffer], offset, _NOWAIT)
+                count = os.preadv(fd, [buffer], offset, 0 if is_in_memory else _NOWAIT)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
                     raise

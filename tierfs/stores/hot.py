@@ -21,6 +21,9 @@ RENAME_EXCHANGE = 2
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORGOTTEN_AFTER = 512  # directory descriptors kept; a process has 1024 by default
 
+_IN_MEMORY = (0x01021994, 0x858458F6)  # linux/magic.h: tmpfs, ramfs
+_LARGEST_STATFS = 256  # bytes; its first word is the type
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _renameat2 = _libc.renameat2
 _renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
@@ -42,6 +45,12 @@ def identity_of(st: os.stat_result) -> Identity:
     return Identity(HotIno(st.st_ino), st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
+def _filesystem_of(fd: int) -> int:
+    """The magic number of a filesystem, 0 where it cannot be had."""
+    found = ctypes.create_string_buffer(_LARGEST_STATFS)
+    return ctypes.c_long.from_buffer(found).value if _libc.fstatfs(fd, found) == 0 else 0
+
+
 def by_fd(fd: int, name: bytes = b"") -> bytes:
     """A path that the kernel resolves through an open descriptor, for calls that take no dir_fd."""
     return b"/proc/self/fd/%d/%s" % (fd, name) if name else b"/proc/self/fd/%d" % fd
@@ -56,6 +65,7 @@ class HotTier:
     def __init__(self, root: Fd) -> None:
         self.root = root
         self.device = os.fstat(root).st_dev
+        self.is_in_memory = _filesystem_of(root) in _IN_MEMORY
         self._directories: OrderedDict[bytes, int] = OrderedDict()
 
     def close(self) -> None:
