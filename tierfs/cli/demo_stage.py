@@ -128,13 +128,18 @@ class Transcript:
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the demo, once: from then on the cleaning is not disturbed."""
+    """Ctrl-C, SIGTERM and SIGHUP end the demo, once: from then on neither the cleaning nor the end is disturbed."""
     before = [(number, signal.signal(number, _interrupt)) for number in _INTERRUPTS]
+    is_interrupted = False
     try:
         yield
+    except KeyboardInterrupt:
+        is_interrupted = True
+        raise
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        if not is_interrupted:
+            for number, handler in before:
+                signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
