@@ -187,7 +187,7 @@ class Files:
                     raise
             else:
                 if count == size or offset + count >= os.fstat(fd).st_size:  # the kernel asks for whole pages
-                    return bytes(buffer[:count])
+                    return memoryview(buffer)[:count]
         return await trio.to_thread.run_sync(os.pread, fd, size, offset)
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
