@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.calls import Calls, InThreads
 from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier, upload_of
+from tierfs.engine.hydrate import HydrateSettings, Hydrator
 
 CHUNK = 1 << 16
 
@@ -229,6 +230,80 @@ async def test_what_is_under_way_fails_when_the_process_dies_and_the_next_one_se
                     return False
 
             await until(serves)
+
+
+async def kill(cold: Cold) -> int:
+    pid = (await cold.tier.numbers()).pid
+    os.kill(pid, signal.SIGKILL)
+
+    async def is_known() -> bool:
+        try:
+            return (await cold.tier.numbers()).pid != pid
+        except StoreUnavailable:
+            return True
+
+    await until(is_known)
+    return pid
+
+
+async def wait_serving(cold: Cold) -> None:
+    async def serves() -> bool:
+        with suppress(StoreUnavailable):
+            await cold.tier.numbers()
+            return True
+        return False
+
+    await until(serves)
+
+
+async def test_readers_with_read_ahead_get_every_byte_while_it_is_killed(
+    configuration: Configuration, tmp_path: Path
+) -> None:
+    content = os.urandom(64 * CHUNK)
+    async with running(configuration, "process") as cold:
+        ref = await put(cold, tmp_path, content)
+        settings = HydrateSettings(
+            CHUNK, 16 * CHUNK, int(PATIENCE_S) * 10**9, fetch_bytes=4 * CHUNK, memory_bytes=1 << 20
+        )
+        hydrator = Hydrator(cold.tier, cold.arena, settings)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hydrator.run)
+            reader = hydrator.reader(ref)
+            for offset in range(0, len(content), CHUNK // 2):
+                if offset % (16 * CHUNK) == 0:
+                    await kill(cold)
+                assert await reader.read(offset, CHUNK // 2) == content[offset : offset + CHUNK // 2]
+            nursery.cancel_scope.cancel()
+
+
+async def test_while_it_is_away_the_cache_has_nothing_and_a_listing_is_interrupted(
+    configuration: Configuration, tmp_path: Path
+) -> None:
+    async with running(configuration, "process") as cold:
+        ref = await put(cold, tmp_path, b"x")
+        for index in range(1001):
+            os.link(tmp_path / "bucket" / "k", tmp_path / "bucket" / f"k{index:04}")
+        async with aclosing(cold.tier.objects("k")) as listing:
+            await anext(listing)
+            await kill(cold)
+            assert await cold.tier.missing(Item(ref, CHUNK), range(1)) == [0]
+            assert await cold.tier.cached_bytes(ref) == 0
+            await cold.tier.load(Item(ref, CHUNK), cold.slots(ref), lambda _index: True)
+            await wait_serving(cold)
+            with pytest.raises(StoreUnavailable, match="interrupted"):
+                await anext(listing)
+
+
+async def test_a_store_that_went_away_meanwhile_is_waited_for(configuration: Configuration, tmp_path: Path) -> None:
+    async with running(configuration, "process") as cold:
+        ref = await put(cold, tmp_path, b"x")
+        (tmp_path / "bucket").rename(tmp_path / "away")
+        await kill(cold)
+        with pytest.raises(StoreUnavailable):
+            await cold.tier.head("k")
+        (tmp_path / "away").rename(tmp_path / "bucket")
+        await wait_serving(cold)
+        assert (await cold.tier.head("k")).etag == ref.etag
 
 
 async def test_the_process_goes_with_its_worker(configuration: Configuration) -> None:

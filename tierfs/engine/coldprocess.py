@@ -113,7 +113,9 @@ class ColdProcess:
                         self._line, self._was_ready = line, True
                         task_status.started()
                     case ("refused", Exception() as error):
-                        raise error
+                        if not self._was_ready:
+                            raise error
+                        _log.error("%s", error)  # a mount that serves goes on, and tries again
                     case ("log", int(level), str(name), str(text)):
                         logging.getLogger(name).log(level, "%s", text)
                     case ("event", int(number), event):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
 
+from tierfs.core.errors import StoreUnavailable
 from tierfs.core.extents import Item
 from tierfs.core.records import Attributes, Fd, ObjectRef
 from tierfs.core.reports import StoreHealth
@@ -60,7 +61,7 @@ class ColdSide:
         self._cache = cache
         self._memory = memory
         self._listings: dict[int, Iterator[ObjectInfo]] = {}
-        self._numbers = count()
+        self._numbers = count(os.getpid() << 32)  # never one of a process before
 
     # -- chunks --------------------------------------------------------------------------------------------------
 
@@ -116,12 +117,14 @@ class ColdSide:
         return number
 
     def list_more(self, job: Job, listing: int) -> list[ObjectInfo]:
-        """The next objects of a listing; none are left when there are none."""
+        """The next objects of a listing, none at its end. StoreUnavailable when another process began it."""
+        if listing not in self._listings:
+            raise StoreUnavailable("the listing was interrupted: the process that talks to the store was started again")
         return list(islice(self._listings[listing], _LISTED_AT_ONCE))
 
     def list_close(self, job: Job, listing: int) -> None:
         """Forget a listing."""
-        del self._listings[listing]
+        self._listings.pop(listing, None)
 
     def probe(self, job: Job) -> tuple[str, ...]:
         """See ColdStore."""

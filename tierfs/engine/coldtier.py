@@ -1,11 +1,13 @@
 """The cold tier as the engine sees it: the store's objects, and chunks of them by way of the cache. All of it waits."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from typing import cast
 
 import outcome
 import trio
 
+from tierfs.core.errors import StoreUnavailable
 from tierfs.core.extents import Item
 from tierfs.core.records import Attributes, Fd, ObjectRef
 from tierfs.engine.arena import Slot
@@ -49,7 +51,7 @@ class ColdTier:
             while batch := cast(list[ObjectInfo], await self._run("list_more", listing)):
                 yield batch
         finally:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), suppress(StoreUnavailable):
                 await self._run("list_close", listing)
 
     async def put(self, call: Call) -> ObjectRef:
@@ -72,8 +74,9 @@ class ColdTier:
     # -- chunks --------------------------------------------------------------------------------------------------
 
     async def load(self, item: Item, slots: Mapping[int, Slot], landed: Landed) -> None:
-        """Bring those chunks that the cache has into their slots. Never fails because of the cache."""
-        await self._bring("load", item, slots, landed)
+        """Bring those chunks that the cache has into their slots. One that is away for the moment has none."""
+        with suppress(StoreUnavailable):
+            await self._bring("load", item, slots, landed)
 
     async def fetch(self, item: Item, slots: Mapping[int, Slot], landed: Landed, *, is_kept: bool) -> None:
         """Fetch contiguous chunks with one GET into their slots; the cache has them afterwards if they are to be kept.
@@ -83,16 +86,20 @@ class ColdTier:
         await self._bring("fetch", item, slots, landed, is_kept)
 
     async def missing(self, item: Item, chunks: range) -> list[int]:
-        """Which of the chunks the cache does not have."""
-        return cast(list[int], await self._run("missing", item, chunks))
+        """Which of the chunks the cache does not have; all, while it is away for the moment."""
+        with suppress(StoreUnavailable):
+            return cast(list[int], await self._run("missing", item, chunks))
+        return list(chunks)
 
     async def evict(self, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from the cache; returns how many there were."""
         return cast(int, await self._run("evict", ref))
 
     async def cached_bytes(self, ref: ObjectRef) -> int:
-        """How many bytes of an object the cache has."""
-        return cast(int, await self._run("cached_bytes", ref))
+        """How many bytes of an object the cache has; none, while it is away for the moment."""
+        with suppress(StoreUnavailable):
+            return cast(int, await self._run("cached_bytes", ref))
+        return 0
 
     async def numbers(self) -> ColdNumbers:
         """Totals since the cold side was started."""
