@@ -294,11 +294,18 @@ async def test_while_it_is_away_the_cache_has_nothing_and_a_listing_is_interrupt
                 await anext(listing)
 
 
-async def test_a_store_that_went_away_meanwhile_is_waited_for(configuration: Configuration, tmp_path: Path) -> None:
+async def test_a_store_that_went_away_meanwhile_is_waited_for(
+    configuration: Configuration, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(configuration, "process") as cold:
         ref = await put(cold, tmp_path, b"x")
         (tmp_path / "bucket").rename(tmp_path / "away")
         await kill(cold)
+
+        async def was_tried() -> bool:
+            return caplog.text.count("is started again") >= 2
+
+        await until(was_tried)
         with pytest.raises(StoreUnavailable):
             await cold.tier.head("k")
         (tmp_path / "away").rename(tmp_path / "bucket")
