@@ -1,8 +1,7 @@
 """Cold reads behind a circuit breaker, on a clock that the test moves: deadlines hold, readers wait, it heals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,20 +15,6 @@ from tierfs.stores.breaker import Breaker, BreakerRules, BreakerStore
 from tierfs.stores.cache import ChunkCache
 
 RULES = BreakerRules(failures=3, longest_pause_ns=5 * 10**9)
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.let_go()
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[ChunkCache]:
-    cache = ChunkCache(tmp_path / "cache", 8 << 20)
-    yield cache
-    cache.close()
 
 
 @pytest.fixture

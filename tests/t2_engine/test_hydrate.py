@@ -1,8 +1,6 @@
 """Cold reads: right bytes, single flight, failures, deadlines; the cache is real, chunks are 4 bytes."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,22 +18,6 @@ from tierfs.core.errors import (
     StoreUnavailable,
 )
 from tierfs.stores.cache import ChunkCache
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.let_go()
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[ChunkCache]:
-    cache = ChunkCache(tmp_path / "cache", 8 << 20)
-    yield cache
-    assert cache._reserved == 0
-    cache.close()
-
 
 # -- bytes -------------------------------------------------------------------------------------------------------
 

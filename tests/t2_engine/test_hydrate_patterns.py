@@ -1,7 +1,6 @@
 """Cold reads: readers of all kinds, the cache, restores; the cache is real, chunks are 4 bytes."""
 
 import random
-from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +15,6 @@ from tierfs.core.errors import (
 )
 from tierfs.core.records import ObjectRef
 from tierfs.stores.cache import ChunkCache
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.let_go()
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[ChunkCache]:
-    cache = ChunkCache(tmp_path / "cache", 8 << 20)
-    yield cache
-    assert cache._reserved == 0
-    cache.close()
-
 
 # -- patterns ----------------------------------------------------------------------------------------------------
 
