@@ -1,8 +1,9 @@
 """Chunks from the cache and the store into memory: blocking functions without state."""
 
-import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
+
+from isal import isal_zlib
 
 from tierfs.core.errors import IntegrityError
 from tierfs.core.extents import Item, chunk_extent, fill
@@ -52,7 +53,7 @@ def fetch(
 
 def _check(item: Item, index: int, data: memoryview) -> int:
     """The CRC-32 of a chunk. IntegrityError unless it is the one that was recorded when the object was archived."""
-    crc = zlib.crc32(data)
+    crc = isal_zlib.crc32(data)
     if item.ref.chunk_size == item.chunk_size and item.ref.crc_of(index) not in (None, crc):
         raise IntegrityError(f"{item.ref.key}: the bytes of chunk {index} are not the ones that were archived")
     return crc

@@ -10,9 +10,10 @@ import json
 import os
 import stat
 import threading
-import zlib
 from base64 import b64encode
 from dataclasses import dataclass
+
+from isal import isal_zlib
 
 from tierfs.core.errors import NotEligible
 from tierfs.core.records import Attributes, Fd, ObjectRef
@@ -60,7 +61,7 @@ class Upload:
         while view:
             room = self._chunk_size - self._checked % self._chunk_size
             piece, view = view[:room], view[room:]
-            self._running_crc = zlib.crc32(piece, self._running_crc)
+            self._running_crc = isal_zlib.crc32(piece, self._running_crc)
             self._checked += len(piece)
             if self._checked % self._chunk_size == 0 or self._checked == self.size:
                 index = (self._checked - 1) // self._chunk_size
@@ -86,7 +87,7 @@ def digest_of(fd: Fd, size: int, chunk_size: int, stop: threading.Event) -> Dige
         _check_wanted(stop)
         data = _pread_exactly(fd, offset, min(_BLOCK, chunk_size - offset % chunk_size, size - offset))
         sha256.update(data)
-        crc = zlib.crc32(data, crc)
+        crc = isal_zlib.crc32(data, crc)
         offset += len(data)
         if offset % chunk_size == 0 or offset == size:
             crcs += crc.to_bytes(4, "little")

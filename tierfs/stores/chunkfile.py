@@ -8,8 +8,9 @@ the bytes, length of the chunk's key, the key, zero padding.
 import hashlib
 import os
 import struct
-import zlib
 from contextlib import suppress
+
+from isal import isal_zlib
 
 from tierfs.core.records import ObjectRef
 
@@ -100,4 +101,4 @@ def read_chunk(path: str, key: str, crc: int | None, target: memoryview) -> bool
     magic, stored_crc, length, key_length, named = _HEADER.unpack(header)
     if is_longer or magic != _MAGIC or named[:key_length] != key.encode() or crc not in (None, stored_crc):
         return False
-    return bool(length == len(target) and zlib.crc32(target) == stored_crc)
+    return bool(length == len(target) and isal_zlib.crc32(target) == stored_crc)

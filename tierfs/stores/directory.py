@@ -17,10 +17,11 @@ import secrets
 import stat
 import threading
 import time
-import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+
+from isal import isal_zlib
 
 from tierfs.core.errors import (
     AccessDenied,
@@ -129,7 +130,7 @@ class DirectoryStore:
                     break
                 with self._telling("write", key):
                     write_all(fd, block)
-                crc32 = zlib.crc32(block, crc32)
+                crc32 = isal_zlib.crc32(block, crc32)
                 size += len(block)
                 self._count_bytes(uploaded=len(block))
                 progress(len(block))
@@ -165,7 +166,7 @@ class DirectoryStore:
                 block = os.pread(fd, BLOCK, offset)
             if not block:
                 break
-            found = zlib.crc32(block, found)
+            found = isal_zlib.crc32(block, found)
             offset += len(block)
             progress(0)
         if (offset, found) != (size, crc32):

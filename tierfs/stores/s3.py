@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 #: Bytes handed on at once by get(): large enough to be cheap, small enough to stop soon.
-BLOCK = 256 << 10
+BLOCK = 1 << 20
 
 #: Time to connect, in seconds, where the setting allows more: a host that does not answer by then is down.
 CONNECT_S = 10.0

@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from isal import isal_zlib
 
 from tierfs.core.errors import IntegrityError, StoreError, StoreRefused, StoreUnavailable
 from tierfs.stores.cold import ObjectInfo, Progress, Source
@@ -51,7 +52,7 @@ class Digest:
 
 def digest_of(body: bytes) -> Digest:
     """Both checksums of a body."""
-    return Digest(hashlib.md5(body, usedforsecurity=False).digest(), zlib.crc32(body))
+    return Digest(hashlib.md5(body, usedforsecurity=False).digest(), isal_zlib.crc32(body))
 
 
 def crc32_text(crc32: int) -> str:
@@ -103,7 +104,7 @@ def upload_parts(
                 body = read_exactly(source, offset, min(part_size, size - offset))
                 digest = digest_of(body)
                 md5s.append(digest.md5)
-                crc32 = zlib.crc32(body, crc32)
+                crc32 = isal_zlib.crc32(body, crc32)
                 if whole_md5 is not None:
                     whole_md5.update(body)
                 parts.start(_upload_part, wire, target.key, upload_id, len(md5s), body, digest, abilities)
