@@ -20,8 +20,8 @@ FLOORS = {"core": 0, "stores": 1, "engine": 2, "mount": 3, "admin": 3, "cold.py"
 KEEPERS = {
     "boto3": {"stores/s3*.py"},
     "botocore": {"stores/s3*.py"},
-    "diskcache": {"stores/cache.py", "stores/chunkfile.py"},
-    "sqlite3": {"stores/catalog.py", "stores/cache.py", "stores/chunkfile.py"},
+    "diskcache": {"stores/cache_database.py"},
+    "sqlite3": {"stores/catalog.py"},
     "pyfuse3": {"mount/fuse.py"},
     "click": {"cli/*.py"},
     "rich": {"cli/*.py"},

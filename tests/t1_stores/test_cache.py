@@ -37,7 +37,7 @@ def cache(tmp_path: Path) -> Iterator[ChunkCache]:
 def got(cache: ChunkCache, ref: ObjectRef, chunk_size: int, index: int, size: int = CHUNK) -> bytes | None:
     """What the cache has of a chunk."""
     target = bytearray(size)
-    return bytes(target) if cache.read(ref, chunk_size, index, memoryview(target)) else None
+    return bytes(target) if list(cache.read(ref, chunk_size, {index: memoryview(target)})) else None
 
 
 def chunk(index: int, size: int = CHUNK) -> bytes:
@@ -411,3 +411,11 @@ def test_survives_kill_9_without_wrong_bytes_or_leftovers(tmp_path: Path) -> Non
         assert len(value_files(cache)) == len(present)
         assert taken(cache.directory) <= LIMIT
         cache.close()
+
+
+def test_the_cache_has_what_a_reservation_put_when_that_ends(cache: ChunkCache) -> None:
+    with cache.reserve(2 * CHUNK, chunks=2) as reservation:
+        assert [keep(reservation, REF, index, chunk(index)) for index in range(2)] == [True, True]
+        assert cache.missing(REF, CHUNK, range(2)) == [0, 1]
+    assert [got(cache, REF, CHUNK, index) for index in range(2)] == [chunk(0), chunk(1)]
+    assert cache.counters.misses == 0

@@ -16,9 +16,10 @@ Landed = Callable[[int], bool]
 
 def load(cache: ChunkCache, item: Item, targets: Mapping[int, memoryview], landed: Landed) -> None:
     """Bring those chunks that the cache has."""
-    for index, target in targets.items():
-        if cache.read(item.ref, item.chunk_size, index, target) and not landed(index):
-            return
+    with closing(cache.read(item.ref, item.chunk_size, targets)) as found:
+        for index in found:
+            if not landed(index):
+                return
 
 
 def fetch(

@@ -1,7 +1,7 @@
 """The chunk cache: diskcache on a local disk, bounded, checked, and never an error for a reader.
 
-A value is one file (stores.chunkfile); the database beside the files knows names, sizes and times of use. Nothing is
-ever pickled: keys are str, values are bytes in files, and a row that says otherwise is refused.
+A value is one file (stores.chunkfile); the database beside the files (stores.cache_database) knows names, sizes and
+times of use.
 
 Layout of the directory (0700): `cache.db` (SQLite, WAL), and `0` .. `f`, which hold the value files.
 """
@@ -9,19 +9,16 @@ Layout of the directory (0700): `cache.db` (SQLite, WAL), and `0` .. `f`, which 
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-import diskcache
+from typing import Self
 
 from tierfs.core.records import ObjectRef
+from tierfs.stores.cache_database import DATABASE_FILES, JOURNAL_BYTES, CacheDatabase, Value, open_database
 from tierfs.stores.chunkfile import (
     SHELVES,
     chunk_key,
-    is_value_name,
     new_name,
     object_digest,
     read_chunk,
@@ -31,112 +28,6 @@ from tierfs.stores.chunkfile import (
 )
 
 _log = logging.getLogger(__name__)
-
-_DATABASE_FILES = ("cache.db", "cache.db-wal", "cache.db-shm")
-_BATCH = 64  # rows that one transaction of an eviction looks at
-_JOURNAL_BYTES = 1 << 20  # what the WAL is cut back to; this much is set aside for it from the start
-_BUSY_SECONDS = 5.0  # a database that stays locked for longer counts as broken for this one call
-
-
-class _NotBytes(OSError):
-    """A row of the database claims a value that this cache does not write."""
-
-
-class _ChunkFiles(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """How diskcache stores a chunk: always as one file. What is not bytes is refused in both directions."""
-
-    def put(self, key: object) -> tuple[str, bool]:
-        if not isinstance(key, str):
-            raise TypeError(f"cache keys are str, not {type(key).__name__}")
-        return key, True
-
-    def get(self, key: Any, raw: bool) -> str:
-        if not raw or not isinstance(key, str):
-            raise _NotBytes("a key in the cache database is not text")
-        return key
-
-    def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, str, None]:
-        raise TypeError("a value enters this cache by _Database.keep() alone")
-
-    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> str:
-        """The path of a value's file: who asks for it reads and checks it outside of the database's transaction."""
-        if mode != diskcache.core.MODE_BINARY or filename is None or not is_value_name(filename):
-            raise _NotBytes("a row of the cache database is not a chunk")
-        return os.path.join(self._directory, filename)
-
-    def remove(self, file_path: str) -> None:
-        if is_value_name(file_path):
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._directory, file_path))
-
-
-class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """diskcache with an eviction that stops as soon as enough is free, and with the sums that a hard cap needs."""
-
-    def totals(self) -> tuple[int, int]:
-        """How many chunks there are, and the sum of their bytes."""
-        return self.reset("count"), self.reset("size")
-
-    def path_of(self, key: str) -> str | None:
-        """Where the file of a chunk is; asks no lock, so it works on a disk that is full or read-only."""
-        rows = self._sql("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchall()
-        return self.disk.fetch(*rows[0], read=True) if rows else None
-
-    def keep(self, key: str, data: bytes | memoryview, crc: int, tag: str) -> None:
-        """Store a chunk. Unlike diskcache's set(), leaves no file behind when the database cannot be written."""
-        filename = new_name()
-        columns = (None, tag, len(data), diskcache.core.MODE_BINARY, filename, None)
-        write_chunk(os.path.join(self.directory, filename), key, data, crc)
-        try:
-            with self._transact() as (sql, remove_later):
-                for rowid, old in sql("SELECT rowid, filename FROM Cache WHERE key = ?", (key,)).fetchall():
-                    sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
-                    remove_later(old)
-                self._row_insert(key, True, time.time(), columns)
-        except BaseException:
-            self.disk.remove(filename)
-            raise
-
-    def mark_used(self, key: str) -> None:
-        """Make a chunk the most recently used one."""
-        self._sql("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", (time.time(), key))
-
-    def bytes_tagged(self, tag: str) -> int:
-        """The sum of the bytes of the chunks that carry `tag`."""
-        ((total,),) = self._sql("SELECT COALESCE(SUM(size), 0) FROM Cache WHERE tag = ?", (tag,)).fetchall()
-        return int(total)
-
-    def shrink(self, excess: int, overhead: int) -> int:
-        """Drop the least recently used chunks until `excess` bytes are free; each frees its size and `overhead`."""
-        freed = 0
-        while freed < excess:
-            with self._transact() as (sql, remove_later):
-                rows = sql(f"SELECT rowid, size, filename FROM Cache ORDER BY access_time LIMIT {_BATCH}").fetchall()
-                for rowid, size, filename in rows:
-                    if freed >= excess:
-                        break
-                    sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
-                    remove_later(filename)
-                    freed += size + overhead
-            if not rows:
-                break
-        return freed
-
-    def reconcile(self, on_disk: set[str]) -> set[str]:
-        """Forget chunks whose files are gone; returns the files that no chunk claims (a crash left them)."""
-        claimed = dict(self._sql("SELECT filename, rowid FROM Cache").fetchall())
-        with self._transact() as (sql, _):
-            for filename in claimed.keys() - on_disk:
-                sql("DELETE FROM Cache WHERE rowid = ?", (claimed[filename],))
-        return on_disk - claimed.keys()
-
-    def roll_back(self) -> None:
-        """End the transaction that this thread's connection was left in, if any, by an error."""
-        self._con.rollback()
-
-    def is_sound(self) -> bool:
-        """Whether SQLite finds its own pages in order."""
-        return bool(self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)])
 
 
 @dataclass(slots=True)
@@ -171,7 +62,7 @@ class ChunkCache:
         self._counting = threading.Lock()
         self._reserved = 0
         self._overhead = 2 * 4096
-        self._database: _Database | None = None
+        self._database: CacheDatabase | None = None
         with self._tolerating("open"):
             self._database = self._open()
 
@@ -182,21 +73,30 @@ class ChunkCache:
             with self._tolerating("close"):
                 database.close()
 
-    def read(self, ref: ObjectRef, chunk_size: int, index: int, target: memoryview) -> bool:
-        """Put a chunk into `target`, which has its size, checked against its CRC-32 and identity; False: not here.
+    def read(self, ref: ObjectRef, chunk_size: int, targets: Mapping[int, memoryview]) -> Generator[int, None, None]:
+        """Put chunks into their targets, each of its chunk's size, checked against CRC-32 and identity.
 
-        What is in `target` when it is not here means nothing.
+        Yields the index of each that is here; what is in the targets of others means nothing. Closed before its end,
+        it leaves those that follow alone.
         """
-        is_here = False
-        key = chunk_key(ref, chunk_size, index)
-        with self._tolerating("read"):
-            is_here = self._load(key, ref.crc_of(index) if ref.chunk_size == chunk_size else None, target)
-        with self._counting:
-            if is_here:
-                self.counters.hits += 1
-            else:
-                self.counters.misses += 1
-        return is_here
+        used: list[str] = []
+        asked = 0
+        try:
+            for index, target in targets.items():
+                asked += 1
+                key = chunk_key(ref, chunk_size, index)
+                crc = ref.crc_of(index) if ref.chunk_size == chunk_size else None
+                is_here = False
+                with self._tolerating("read"):
+                    is_here = self._load(key, crc, target)
+                if is_here:
+                    used.append(key)
+                    yield index
+        finally:
+            with self._counting:
+                self.counters.hits += len(used)
+                self.counters.misses += asked - len(used)
+            self._mark_used(used)
 
     def missing(self, ref: ObjectRef, chunk_size: int, indices: range) -> list[int]:
         """Which of the chunks are not here; does not count as their use."""
@@ -249,42 +149,21 @@ class ChunkCache:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _open(self) -> _Database:
+    def _open(self) -> CacheDatabase:
         os.makedirs(self.directory, 0o700, exist_ok=True)
         os.chmod(self.directory, 0o700)
         self._overhead = 2 * max(4096, os.statvfs(self.directory).f_frsize)
         try:
-            database = self._open_database()
+            database = open_database(self.directory, self.limit_bytes)
         except Exception as error:
             _log.warning("the chunk cache in %s is damaged and starts empty: %s", self.directory, error)
             with suppress(FileNotFoundError):
-                for name in _DATABASE_FILES:
+                for name in DATABASE_FILES:
                     os.unlink(os.path.join(self.directory, name))
-            database = self._open_database()
+            database = open_database(self.directory, self.limit_bytes)
         for filename in database.reconcile(value_names(self.directory)):
             os.unlink(os.path.join(self.directory, filename))
         self._fit(database, self.limit_bytes)
-        return database
-
-    def _open_database(self) -> _Database:
-        database = _Database(
-            self.directory,
-            timeout=_BUSY_SECONDS,
-            disk=_ChunkFiles,
-            eviction_policy="least-recently-used",
-            size_limit=self.limit_bytes,
-            cull_limit=0,  # reserve() evicts, by a rule that holds
-            tag_index=1,
-            statistics=0,
-            disk_min_file_size=0,
-            sqlite_cache_size=512,  # pages for each connection, and each thread has one
-            sqlite_mmap_size=0,  # a truncated database would be SIGBUS instead of an error
-            sqlite_journal_size_limit=_JOURNAL_BYTES,
-            sqlite_wal_autocheckpoint=64,
-        )
-        if not database.is_sound():
-            database.close()
-            raise OSError("its database is damaged")
         return database
 
     def _load(self, key: str, crc: int | None, target: memoryview) -> bool:
@@ -296,24 +175,27 @@ class ChunkCache:
             is_good = read_chunk(path, key, crc, target)
         except FileNotFoundError:
             return False  # evicted a moment ago
-        with self._tolerating("write"):
-            if is_good:
-                database.mark_used(key)
-            else:
-                self._note("check", f"{key} was damaged; such chunks are dropped and fetched again")
+        if not is_good:
+            self._note("check", f"{key} was damaged; such chunks are dropped and fetched again")
+            with self._tolerating("write"):
                 database.delete(key)
         return is_good
 
-    def _used(self, database: _Database) -> int:
+    def _mark_used(self, keys: list[str]) -> None:
+        with self._tolerating("write"):
+            if keys and self._database is not None:
+                self._database.mark_used(keys)
+
+    def _used(self, database: CacheDatabase) -> int:
         count, size = database.totals()
         return int(size) + count * self._overhead + self._measure()
 
     def _measure(self) -> int:
         """What database and directories take; and what the WAL may grow by."""
-        names = (*_DATABASE_FILES, *SHELVES, "")
-        return _JOURNAL_BYTES + sum(taken_bytes(os.path.join(self.directory, name)) for name in names)
+        names = (*DATABASE_FILES, *SHELVES, "")
+        return JOURNAL_BYTES + sum(taken_bytes(os.path.join(self.directory, name)) for name in names)
 
-    def _evict(self, evict: Callable[[_Database], int]) -> int:
+    def _evict(self, evict: Callable[[CacheDatabase], int]) -> int:
         count = 0
         with self._tolerating("evict"):
             if self._database is not None:
@@ -327,20 +209,24 @@ class ChunkCache:
         room = self.limit_bytes - self._reserved - cost
         return self._measure() <= room and self._fit(database, room)  # else no eviction could ever help
 
-    def _fit(self, database: _Database, room: int) -> bool:
+    def _fit(self, database: CacheDatabase, room: int) -> bool:
         """Evict until at most `room` bytes are used; in rounds, because an eviction makes the WAL grow."""
         while (excess := self._used(database) - room) > 0:
             if not database.shrink(excess, self._overhead):
                 return False
         return True
 
-    def _put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes | memoryview, crc: int) -> bool:
+    def _keep(self, values: list[Value]) -> None:
+        """Name files, or remove them."""
         is_kept = False
         with self._tolerating("write"):
             if self._database is not None:
-                self._database.keep(chunk_key(ref, chunk_size, index), data, crc, object_digest(ref))
+                self._database.keep(values)
                 is_kept = True
-        return is_kept
+        if not is_kept:
+            for value in values:
+                with suppress(OSError):
+                    os.unlink(os.path.join(self.directory, value.filename))
 
     def _give_back(self, cost: int) -> None:
         with self._fitting:
@@ -366,11 +252,16 @@ class ChunkCache:
 
 
 class Reservation:
-    """Room in the cache for chunks that are being fetched: a context manager that gives back what was not used."""
+    """Room in the cache for chunks that are being fetched: a context manager, at whose end the cache has them.
+
+    One transaction for all: the database is asked once for each GET, not for each chunk.
+    """
 
     def __init__(self, cache: ChunkCache, cost: int) -> None:
         self._cache = cache
+        self._cost = cost
         self._left = cost
+        self._written: list[Value] = []
 
     @property
     def granted(self) -> bool:
@@ -378,20 +269,24 @@ class Reservation:
         return self._left > 0
 
     def put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes | memoryview, crc: int) -> bool:
-        """Keep a chunk, whole and checked by the caller, whose CRC-32 is `crc`; says whether it was kept."""
-        cost = len(data) + self._cache._overhead
+        """Write a chunk, whole and checked by the caller, whose CRC-32 is `crc`; says whether the disk took it."""
+        cache, cost = self._cache, len(data) + self._cache._overhead
         if cost > self._left:
             return False
-        try:
-            return self._cache._put(ref, chunk_size, index, data, crc)
-        finally:  # from here on it is counted among the values, or not there
+        value = Value(chunk_key(ref, chunk_size, index), object_digest(ref), len(data), new_name())
+        with cache._tolerating("write"):
+            write_chunk(os.path.join(cache.directory, value.filename), value.key, data, crc)
             self._left -= cost
-            self._cache._give_back(cost)
+            self._written.append(value)
+        return bool(self._written) and self._written[-1] is value
 
     def release(self) -> None:
-        """Give back the room that was not used; may be called twice."""
-        left, self._left = self._left, 0
-        self._cache._give_back(left)
+        """Let the cache have what was written, and give back the room; may be called twice."""
+        if self._written:
+            self._cache._keep(self._written)
+            self._written = []
+        cost, self._cost, self._left = self._cost, 0, 0
+        self._cache._give_back(cost)  # from here on it is counted among the values, or not there
 
     def __enter__(self) -> Self:
         return self
