@@ -244,7 +244,7 @@ class Open:
 
     async def read(self, offset: int, size: int) -> bytes:
         """pread(2)."""
-        return bytes(await self.machine.filesystem.files.read(self.handle, offset, size))
+        return b"".join(await self.machine.filesystem.files.read(self.handle, offset, size))
 
     async def write(self, offset: int, data: bytes) -> None:
         """pwrite(2); with O_APPEND the kernel gives the offset."""

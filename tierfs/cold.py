@@ -127,7 +127,10 @@ class Line:
     def receive(self) -> tuple[Any, ...] | None:
         """The next message; None when the worker is gone."""
         while not self._messages:
-            data, descriptors, _, _ = socket.recv_fds(self._connection, _RECEIVED_AT_ONCE, _DESCRIPTORS_AT_ONCE)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._connection, _RECEIVED_AT_ONCE, _DESCRIPTORS_AT_ONCE)
+            except ConnectionResetError:  # it went without having read what it was told
+                return None
             if not data:
                 return None
             self._descriptors.extend(map(Fd, descriptors))

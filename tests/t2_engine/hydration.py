@@ -17,7 +17,7 @@ from tierfs.engine.calls import InThreads
 from tierfs.engine.coldside import ColdSide
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.fetcher import Fetcher
-from tierfs.engine.hydrate import HydrateSettings, Hydrator
+from tierfs.engine.hydrate import HydrateSettings, Hydrator, Reader
 from tierfs.stores.cache import ChunkCache
 from tierfs.stores.cold import ColdStore
 
@@ -91,6 +91,11 @@ def hydrator_of(bucket: Bucket, cache: ChunkCache, settings: HydrateSettings = S
     """A hydrator over a bucket, whose calls run in threads."""
     arena = Arena(settings.memory_bytes)
     return Hydrator(ColdTier(InThreads(ColdSide(bucket, cache, arena.view))), arena, settings)
+
+
+async def read(reader: Reader, offset: int, length: int) -> bytes:
+    """What a reader gives, in one piece."""
+    return b"".join(await reader.read(offset, length))
 
 
 async def settled(hydrator: Hydrator) -> None:

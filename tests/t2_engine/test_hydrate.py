@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from tests.fakes import PATIENCE_S
-from tests.t2_engine.hydration import SETTINGS, Bucket, hydrator_of, in_background, pass_time, running, settled
+from tests.t2_engine.hydration import SETTINGS, Bucket, hydrator_of, in_background, pass_time, read, running, settled
 from tierfs.core.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -30,7 +30,7 @@ async def test_every_extent_is_right(bucket: Bucket, cache: ChunkCache, size: in
         for offset in range(size + 2):
             for length in range(size + 3 - offset):
                 reader = hydrator.reader(ref)
-                assert await reader.read(offset, length) == bucket.objects["k"][offset : offset + length]
+                assert await read(reader, offset, length) == bucket.objects["k"][offset : offset + length]
     assert sum(stop - start for start, stop in bucket.gets) == size
 
 
@@ -38,14 +38,14 @@ async def test_an_empty_object_is_not_asked_for(bucket: Bucket, cache: ChunkCach
     async with running(bucket, cache) as hydrator:
         reader = hydrator.reader(bucket.add(0))
         reader.start()
-        assert await reader.read(0, 100) == b""
+        assert await read(reader, 0, 100) == b""
     assert bucket.gets == []
 
 
 async def test_the_chunk_size_of_the_record_is_used(bucket: Bucket, cache: ChunkCache) -> None:
     async with running(bucket, cache) as hydrator:
         ref = bucket.add(64, chunk_size=8)
-        assert await hydrator.reader(ref).read(17, 2) == bucket.objects["k"][17:19]
+        assert await read(hydrator.reader(ref), 17, 2) == bucket.objects["k"][17:19]
     assert bucket.gets == [(16, 24)]
 
 
@@ -54,7 +54,7 @@ async def test_open_starts_the_first_chunk_and_read_finds_it(bucket: Bucket, cac
         reader = hydrator.reader(bucket.add(64))
         reader.start()
         await bucket.wait_asked(1)
-        assert await reader.read(0, 2) == bucket.objects["k"][:2]
+        assert await read(reader, 0, 2) == bucket.objects["k"][:2]
     assert bucket.gets == [(0, 4)]
 
 
@@ -62,18 +62,18 @@ async def test_a_short_answer_is_an_error_and_never_zeros(bucket: Bucket, cache:
     ref = bucket.add(64, with_crcs=False)
     bucket.cut_at = 42
     async with running(bucket, cache) as hydrator:
-        assert await hydrator.reader(ref).read(36, 4) == bucket.objects["k"][36:40]
+        assert await read(hydrator.reader(ref), 36, 4) == bucket.objects["k"][36:40]
         with pytest.raises(IntegrityError, match="fewer bytes"):
-            await hydrator.reader(ref).read(38, 6)
+            await read(hydrator.reader(ref), 38, 6)
         bucket.cut_at = None
-        assert await hydrator.reader(ref).read(38, 6) == bucket.objects["k"][38:44]
+        assert await read(hydrator.reader(ref), 38, 6) == bucket.objects["k"][38:44]
 
 
 async def test_damaged_bytes_are_fetched_once_more(bucket: Bucket, cache: ChunkCache) -> None:
     ref = bucket.add(64)
     bucket.damage[8] = 1
     async with running(bucket, cache) as hydrator:
-        assert await hydrator.reader(ref).read(0, 16) == bucket.objects["k"][:16]
+        assert await read(hydrator.reader(ref), 0, 16) == bucket.objects["k"][:16]
         assert hydrator.counters.corrupt_chunks == 1
     assert bucket.gets == [(0, 16), (8, 16)]  # what was good is not fetched again
 
@@ -83,8 +83,8 @@ async def test_bytes_that_stay_damaged_are_an_error_and_are_not_kept(bucket: Buc
     bucket.damage[8] = 2
     async with running(bucket, cache) as hydrator:
         with pytest.raises(IntegrityError, match="chunk 2"):
-            await hydrator.reader(ref).read(0, 16)
-        assert await hydrator.reader(ref).read(0, 16) == bucket.objects["k"][:16]
+            await read(hydrator.reader(ref), 0, 16)
+        assert await read(hydrator.reader(ref), 0, 16) == bucket.objects["k"][:16]
 
 
 # -- single flight -----------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ async def test_many_readers_cause_one_fetch(bucket: Bucket, cache: ChunkCache) -
     results: list[Any] = []
     async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
         for _ in range(10):
-            in_background(nursery, lambda: hydrator.reader(ref).read(4, 4), results)
+            in_background(nursery, lambda: read(hydrator.reader(ref), 4, 4), results)
         await bucket.wait_asked(1)
         await trio.testing.wait_all_tasks_blocked()
         bucket.let_go()
@@ -113,7 +113,7 @@ async def test_a_fetch_whose_reader_went_away_is_kept(bucket: Bucket, cache: Chu
             await bucket.wait_asked(1)
             nursery.cancel_scope.cancel()
         bucket.let_go()
-        assert await hydrator.reader(ref).read(4, 4) == bucket.objects["k"][4:8]
+        assert await read(hydrator.reader(ref), 4, 4) == bucket.objects["k"][4:8]
     assert bucket.gets == [(4, 8)]
 
 
@@ -123,10 +123,10 @@ async def test_a_chunk_is_served_before_the_rest_of_its_get_has_arrived(bucket: 
     first: list[Any] = []
     both: list[Any] = []
     async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
-        in_background(nursery, lambda: hydrator.reader(ref).read(0, 8), both)
+        in_background(nursery, lambda: read(hydrator.reader(ref), 0, 8), both)
         await bucket.wait_asked(1)
         bucket.let_go(1)
-        in_background(nursery, lambda: hydrator.reader(ref).read(0, 4), first)
+        in_background(nursery, lambda: read(hydrator.reader(ref), 0, 4), first)
         with trio.fail_after(PATIENCE_S):
             while not first:
                 await trio.sleep(0.001)
@@ -144,10 +144,10 @@ async def test_a_failure_goes_to_all_who_wait_and_is_forgotten(bucket: Bucket, c
     async with running(bucket, cache) as hydrator:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                in_background(nursery, lambda: hydrator.reader(ref).read(0, 4), results)
+                in_background(nursery, lambda: read(hydrator.reader(ref), 0, 4), results)
         assert [type(result) for result in results] == [AccessDenied] * 3
         assert len({id(result) for result in results}) == 3
-        assert await hydrator.reader(ref).read(0, 4) == bucket.objects["k"][:4]
+        assert await read(hydrator.reader(ref), 0, 4) == bucket.objects["k"][:4]
     assert len(bucket.gets) == 2
 
 
@@ -157,7 +157,7 @@ async def test_what_no_retry_mends_comes_at_once(bucket: Bucket, cache: ChunkCac
     bucket.faults = [kind()]
     async with running(bucket, cache) as hydrator:
         with pytest.raises(kind):
-            await hydrator.reader(ref).read(0, 8)
+            await read(hydrator.reader(ref), 0, 8)
     assert len(bucket.gets) == 1
 
 
@@ -171,7 +171,7 @@ async def test_the_deadline_ends_a_read_and_the_next_one_works(
     bucket.hold()
     results: list[Any] = []
     async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
-        in_background(nursery, lambda: hydrator.reader(ref).read(4, 4), results)
+        in_background(nursery, lambda: read(hydrator.reader(ref), 4, 4), results)
         await bucket.wait_asked(1)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(29)
@@ -183,7 +183,7 @@ async def test_the_deadline_ends_a_read_and_the_next_one_works(
         assert isinstance(error, DeadlineExceeded)
         assert hydrator.counters.deadline_misses == 1
         bucket.let_go()
-        assert await hydrator.reader(ref).read(4, 4) == bucket.objects["k"][4:8]
+        assert await read(hydrator.reader(ref), 4, 4) == bucket.objects["k"][4:8]
         mock_clock.rate = 1
     assert bucket.gets == [(4, 8)]
 
@@ -195,7 +195,7 @@ async def test_an_unavailable_store_is_asked_again(
     bucket.faults = [StoreUnavailable("503") for _ in range(8)]
     results: list[Any] = []
     async with running(bucket, cache, replace(SETTINGS, deadline_ns=None)) as hydrator, trio.open_nursery() as nursery:
-        in_background(nursery, lambda: hydrator.reader(ref).read(0, 8), results)
+        in_background(nursery, lambda: read(hydrator.reader(ref), 0, 8), results)
         await pass_time(mock_clock, lambda: bool(results))
         assert results == [bucket.objects["k"][:8]]
         assert hydrator.counters.retries == 8
@@ -209,7 +209,7 @@ async def test_a_store_that_stays_unavailable_ends_with_its_last_answer(
     bucket.faults = [StoreUnavailable("503 Slow Down")] * 10_000
     results: list[Any] = []
     async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
-        in_background(nursery, lambda: hydrator.reader(ref).read(0, 8), results)
+        in_background(nursery, lambda: read(hydrator.reader(ref), 0, 8), results)
         await pass_time(mock_clock, lambda: hydrator.counters.retries > 0, 0.0)
         await pass_time(mock_clock, lambda: bool(results))
         (error,) = results
@@ -228,7 +228,7 @@ async def test_a_fetch_that_nobody_waits_for_is_not_repeated(bucket: Bucket, cac
         await bucket.wait_asked(1)
         await settled(hydrator)
         assert len(bucket.gets) == 1
-        assert await reader.read(0, 4) == bucket.objects["k"][:4]
+        assert await read(reader, 0, 4) == bucket.objects["k"][:4]
 
 
 async def test_readers_do_not_hang_when_the_mount_goes_away(bucket: Bucket, cache: ChunkCache) -> None:
@@ -238,11 +238,11 @@ async def test_readers_do_not_hang_when_the_mount_goes_away(bucket: Bucket, cach
     hydrator = hydrator_of(bucket, cache)
     async with trio.open_nursery() as readers, trio.open_nursery() as nursery:
         await nursery.start(hydrator.run)
-        in_background(readers, lambda: hydrator.reader(ref).read(0, 8), results)
+        in_background(readers, lambda: read(hydrator.reader(ref), 0, 8), results)
         await bucket.wait_asked(1)
         nursery.cancel_scope.cancel()
     assert [type(result) for result in results] == [StoreUnavailable]
     with pytest.raises(StoreUnavailable):
-        await hydrator.reader(ref).read(8, 4)
+        await read(hydrator.reader(ref), 8, 4)
     bucket.let_go(1)  # the thread that was left behind ends at its next block
     await settled(hydrator)

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.t2_engine.hydration import CHUNK, SETTINGS, Bucket, running, settled
+from tests.t2_engine.hydration import CHUNK, SETTINGS, Bucket, read, running, settled
 from tierfs.core.errors import (
     IntegrityError,
 )
@@ -27,7 +27,7 @@ async def test_a_sequential_reader_downloads_each_byte_once_in_long_gets(
     async with running(bucket, cache) as hydrator:
         reader = hydrator.reader(ref)
         reader.start()
-        parts = [await reader.read(offset, piece) for offset in range(0, 401, piece)]
+        parts = [await read(reader, offset, piece) for offset in range(0, 401, piece)]
     assert b"".join(parts) == bucket.objects["k"]
     assert sum(stop - start for start, stop in bucket.gets) == 401
     assert max(stop for _, stop in bucket.gets) == 401
@@ -40,7 +40,7 @@ async def test_random_readers_download_exactly_their_chunks(bucket: Bucket, cach
     async with running(bucket, cache) as hydrator:
         reader = hydrator.reader(ref)
         for offset in offsets:
-            assert await reader.read(offset, 2) == bucket.objects["k"][offset : offset + 2]
+            assert await read(reader, offset, 2) == bucket.objects["k"][offset : offset + 2]
         assert hydrator.counters.bytes_fetched == 60 * CHUNK
         assert hydrator.counters.bytes_asked == 60 * 2
     assert sorted(bucket.gets) == sorted((offset - 1, offset + 3) for offset in offsets)
@@ -54,7 +54,7 @@ async def test_backward_and_strided_readers_download_nothing_in_vain(
     async with running(bucket, cache) as hydrator:
         reader = hydrator.reader(ref)
         for offset in offsets:
-            assert await reader.read(offset, 2) == bucket.objects["k"][offset : offset + 2]
+            assert await read(reader, offset, 2) == bucket.objects["k"][offset : offset + 2]
     touched = {offset // CHUNK for offset in offsets}
     assert sum(stop - start for start, stop in bucket.gets) == len(touched) * CHUNK
 
@@ -66,7 +66,7 @@ async def test_readers_at_different_places_share_what_they_fetch(bucket: Bucket,
         async def read_from(start: int) -> None:
             reader = hydrator.reader(ref)
             for offset in range(start, 800, 3):
-                assert await reader.read(offset, 3) == bucket.objects["k"][offset : offset + 3]
+                assert await read(reader, offset, 3) == bucket.objects["k"][offset : offset + 3]
 
         async with trio.open_nursery() as nursery:
             for start in range(0, 800, 100):
@@ -77,12 +77,12 @@ async def test_more_readers_than_memory_all_get_their_bytes(bucket: Bucket, cach
     refs = [bucket.add(100, f"k{number}") for number in range(20)]
     async with running(bucket, cache, replace(SETTINGS, memory_bytes=32)) as hydrator:
 
-        async def read(ref: ObjectRef) -> None:
-            assert await hydrator.reader(ref).read(0, 100) == bucket.objects[ref.key]
+        async def check(ref: ObjectRef) -> None:
+            assert await read(hydrator.reader(ref), 0, 100) == bucket.objects[ref.key]
 
         async with trio.open_nursery() as nursery:
             for ref in refs:
-                nursery.start_soon(read, ref)
+                nursery.start_soon(check, ref)
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------
@@ -91,12 +91,12 @@ async def test_more_readers_than_memory_all_get_their_bytes(bucket: Bucket, cach
 async def test_a_later_hydrator_finds_the_chunks_in_the_cache(bucket: Bucket, cache: ChunkCache) -> None:
     ref = bucket.add(64)
     async with running(bucket, cache) as hydrator:
-        await hydrator.reader(ref).read(0, 64)
+        await read(hydrator.reader(ref), 0, 64)
         await settled(hydrator)
         assert await hydrator.cached_bytes(ref) == 64
     bucket.gets.clear()
     async with running(bucket, cache) as hydrator:
-        assert await hydrator.reader(ref).read(0, 64) == bucket.objects["k"]
+        assert await read(hydrator.reader(ref), 0, 64) == bucket.objects["k"]
         assert hydrator.counters.cache_hits == 16
     assert bucket.gets == []
 
@@ -104,23 +104,23 @@ async def test_a_later_hydrator_finds_the_chunks_in_the_cache(bucket: Bucket, ca
 async def test_only_what_the_cache_lacks_is_fetched(bucket: Bucket, cache: ChunkCache) -> None:
     ref = bucket.add(64)
     async with running(bucket, cache) as hydrator:
-        await hydrator.reader(ref).read(8, 4)
+        await read(hydrator.reader(ref), 8, 4)
     async with running(bucket, cache) as hydrator:
-        assert await hydrator.reader(ref).read(0, 20) == bucket.objects["k"][:20]
+        assert await read(hydrator.reader(ref), 0, 20) == bucket.objects["k"][:20]
     assert sorted(bucket.gets) == [(0, 8), (8, 12), (12, 20)]
 
 
 async def test_evict_makes_the_next_read_fetch(bucket: Bucket, cache: ChunkCache) -> None:
     ref, other = bucket.add(64), bucket.add(64, "other")
     async with running(bucket, cache) as hydrator:
-        await hydrator.reader(ref).read(0, 64)
-        await hydrator.reader(other).read(0, 64)
+        await read(hydrator.reader(ref), 0, 64)
+        await read(hydrator.reader(other), 0, 64)
         await settled(hydrator)
         assert await hydrator.evict(ref) == 16
         bucket.gets.clear()
-        await hydrator.reader(other).read(0, 64)
+        await read(hydrator.reader(other), 0, 64)
         assert bucket.gets == []
-        await hydrator.reader(ref).read(0, 4)
+        await read(hydrator.reader(ref), 0, 4)
         assert bucket.gets == [(0, 4)]
         await hydrator.evict(None)
         assert cache.cached_bytes(other) == 0
@@ -132,7 +132,7 @@ async def test_without_a_working_cache_reads_stream(bucket: Bucket, tmp_path: Pa
     ref = bucket.add(401)
     async with running(bucket, broken) as hydrator:
         reader = hydrator.reader(ref)
-        parts = [await reader.read(offset, 2) for offset in range(0, 401, 2)]
+        parts = [await read(reader, offset, 2) for offset in range(0, 401, 2)]
     assert b"".join(parts) == bucket.objects["k"]
     assert sum(stop - start for start, stop in bucket.gets) == 401  # each chunk once: memory keeps it while it is read
 
@@ -153,7 +153,7 @@ async def test_a_stream_is_the_object_and_leaves_the_cache_alone(bucket: Bucket,
 async def test_a_stream_takes_cached_chunks_from_the_cache(bucket: Bucket, cache: ChunkCache) -> None:
     ref = bucket.add(64)
     async with running(bucket, cache) as hydrator:
-        await hydrator.reader(ref).read(16, 16)
+        await read(hydrator.reader(ref), 16, 16)
     async with running(bucket, cache) as hydrator, aclosing(hydrator.stream(ref)) as stream:
         assert b"".join([data async for data in stream]) == bucket.objects["k"]
     assert sum(stop - start for start, stop in bucket.gets) == 64
@@ -204,12 +204,12 @@ async def test_streams_and_readers_together(bucket: Bucket, cache: ChunkCache) -
             async with aclosing(hydrator.stream(ref)) as stream:
                 assert b"".join([data async for data in stream]) == bucket.objects[ref.key]
 
-        async def read(ref: ObjectRef) -> None:
+        async def check(ref: ObjectRef) -> None:
             reader = hydrator.reader(ref)
             for offset in range(0, 400, 7):
-                assert await reader.read(offset, 7) == bucket.objects[ref.key][offset : offset + 7]
+                assert await read(reader, offset, 7) == bucket.objects[ref.key][offset : offset + 7]
 
         async with trio.open_nursery() as nursery:
             for ref in refs:
                 nursery.start_soon(restore, ref)
-                nursery.start_soon(read, ref)
+                nursery.start_soon(check, ref)

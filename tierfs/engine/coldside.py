@@ -24,7 +24,7 @@ from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
 _LISTED_AT_ONCE = 1000
 
 #: Calls of the cache alone: they are quick, and must not queue behind those that wait for the network.
-OF_THE_CACHE = frozenset({"load", "missing", "evict", "cached_bytes"})
+OF_THE_CACHE = frozenset({"load", "evict", "cached_bytes"})
 
 
 class Job:
@@ -73,10 +73,6 @@ class ColdSide:
         """Bring contiguous chunks from the store; tells the index of each. See transfer.fetch."""
         cache = self._cache if is_kept else None
         transfer.fetch(self._store, cache, item, self._targets(places), _while_wanted(job))
-
-    def missing(self, job: Job, item: Item, chunks: range) -> list[int]:
-        """Which of the chunks the cache does not have."""
-        return self._cache.missing(item.ref, item.chunk_size, chunks)
 
     def evict(self, job: Job, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from the cache; returns how many there were."""

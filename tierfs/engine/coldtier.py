@@ -85,12 +85,6 @@ class ColdTier:
         """
         await self._bring("fetch", item, slots, landed, is_kept)
 
-    async def missing(self, item: Item, chunks: range) -> list[int]:
-        """Which of the chunks the cache does not have; all, while it is away for the moment."""
-        with suppress(StoreUnavailable):
-            return cast(list[int], await self._run("missing", item, chunks))
-        return list(chunks)
-
     async def evict(self, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from the cache; returns how many there were."""
         return cast(int, await self._run("evict", ref))

@@ -122,10 +122,17 @@ class Fetcher:
         self._spawn(_call_later, seconds, method)
 
     def want_ahead(self, item: Item, chunks: range) -> None:
-        """Start to fetch chunks that a sequential reader will ask for. Does not wait."""
-        wanted = [index for index in chunks if self._find(item, index) is None]
-        if wanted:
-            self._spawn(self._obtain_ahead, item, range(wanted[0], wanted[-1] + 1))
+        """Start to bring chunks that a sequential reader will ask for, as far as memory is free. Does not wait."""
+        new: list[Flight] = []
+        for index in chunks:
+            if self._find(item, index) is None:
+                if not self._ledger.take_nowait(item.size_of(index)):
+                    break
+                new.append(Flight(item, index, is_kept=True))
+                new[-1].is_charged = True
+        if new:
+            self._spawn(self._obtain_ahead, item, new)
+            self._register(new)
 
     async def wait_for(self, flights: list[Flight]) -> list[memoryview]:
         """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError."""
@@ -160,20 +167,12 @@ class Fetcher:
             await self._load(item, flights)
             self._launch(item, pending_of(flights), is_urgent=is_kept)
 
-    async def _obtain_ahead(self, item: Item, chunks: range) -> None:
-        """Fetch chunks ahead of a sequential reader, as far as memory is free now."""
-        missing = await self._cold.missing(item, chunks)
-        new: list[Flight] = []
-        for index in missing:
-            if self._find(item, index) is None:
-                if not self._ledger.take_nowait(item.size_of(index)):
-                    break
-                new.append(Flight(item, index, is_kept=True))
-                new[-1].is_charged = True
-        self._register(new)
-        with self._delivering_errors(new):
-            self._give_slots(new)
-            self._launch(item, new, is_urgent=False)
+    async def _obtain_ahead(self, item: Item, flights: list[Flight]) -> None:
+        """Bring chunks before somebody waits for them, in memory that the ledger has allowed."""
+        with self._delivering_errors(flights):
+            self._give_slots(flights)
+            await self._load(item, flights)
+            self._launch(item, pending_of(flights), is_urgent=False)
 
     def _give_slots(self, flights: list[Flight]) -> None:
         """Memory for the bytes of flights that the ledger has allowed. StoreRefused for absurd chunks."""

@@ -119,15 +119,15 @@ class Reader:
         if self.window.expected == 0:
             self._fetcher.want(self._item, range(1))
 
-    async def read(self, offset: int, length: int) -> bytes | memoryview:
-        """The bytes [offset, offset + length), clipped to the object's size, as soon as their chunks are here.
+    async def read(self, offset: int, length: int) -> list[memoryview]:
+        """The bytes [offset, offset + length), clipped to the object's size, in pieces, as soon as they are here.
 
         DeadlineExceeded; ObjectMissing and ObjectChanged (the file is lost); IntegrityError, other StoreError.
         """
         item = self._item
         indices = chunk_indices(offset, length, item.ref.size, item.chunk_size)
         if not indices:
-            return b""
+            return []
         length = min(length, item.ref.size - offset)
         self._hydrator.counters.bytes_asked += length
         flights = self._fetcher.want(item, indices)
@@ -135,11 +135,10 @@ class Reader:
         chunks = await self._fetcher.wait_for(flights)
         if self.window.ahead and offset + length == min(indices.stop * item.chunk_size, item.ref.size):
             self._fetcher.recent.retire(item.key_of(indices[-1]))
-        pieces = [
+        return [
             chunk[slice_of_chunk(index, item.chunk_size, offset, length)]
             for index, chunk in zip(indices, chunks, strict=True)
         ]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_ahead(self, offset: int, length: int) -> None:
         item, hydrator = self._item, self._hydrator

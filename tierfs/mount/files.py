@@ -27,11 +27,14 @@ _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 _TRIES = 5
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
+#: The bytes of one answer, in order.
+Pieces = list[memoryview]
+
 
 class Reader(Protocol):
     """Reads one object for one handle."""
 
-    async def read(self, offset: int, length: int) -> bytes | memoryview: ...
+    async def read(self, offset: int, length: int) -> Pieces: ...
 
     def start(self) -> None: ...
 
@@ -171,8 +174,8 @@ class Files:
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
-    async def read(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
-        """pread(2)."""
+    async def read(self, handle: Handle, offset: int, size: int) -> Pieces:
+        """pread(2); the bytes in one or more pieces, none at the end of the file."""
         file = self.get(handle)
         fd = self._hot_descriptor(file)
         if fd is None:
@@ -187,8 +190,8 @@ class Files:
                     raise
             else:
                 if count == size or offset + count >= os.fstat(fd).st_size:  # the kernel asks for whole pages
-                    return memoryview(buffer)[:count]
-        return await trio.to_thread.run_sync(os.pread, fd, size, offset)
+                    return [memoryview(buffer)[:count]]
+        return [memoryview(await trio.to_thread.run_sync(os.pread, fd, size, offset))]
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """pwrite(2); a cold file is restored first."""
@@ -258,18 +261,18 @@ class Files:
         else:
             await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
 
-    async def _read_object(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
+    async def _read_object(self, file: OpenFile, offset: int, size: int) -> Pieces:
         reader, stored = file.reader, file.stored
         assert reader is not None
         assert stored is not None
         size = min(size, stored.size - offset)
         if size <= 0:
-            return b""
+            return []
         try:
             return await reader.read(offset, size)
         except (ObjectMissing, ObjectChanged) as error:
             if file.fd is not None:  # it came back meanwhile
-                return await trio.to_thread.run_sync(os.pread, file.fd, size, offset)
+                return [memoryview(await trio.to_thread.run_sync(os.pread, file.fd, size, offset))]
             if isinstance(error, ObjectMissing):
                 self._tier.missing(stored)
                 raise

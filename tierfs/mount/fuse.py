@@ -162,7 +162,7 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def read(self, fh: Handle, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
-        return await self._fs.files.read(fh, off, size)
+        return tap.reply_with(await self._fs.files.read(fh, off, size))
 
     @_answering
     async def write(self, fh: Handle, off: int, buf: bytes) -> int:  # type: ignore[override]

@@ -24,6 +24,8 @@ from tierfs.mount import _native  # noqa: E402
 
 #: Read-ahead of the kernel, bytes: cold files are read in chunks of a mebibyte.
 _MAX_READAHEAD = 1 << 20
+#: Replies from this size on, bytes, are not written by the loop.
+_LARGE_REPLY = 64 << 10
 #: Names of the opcodes that are worth counting (include/uapi/linux/fuse.h).
 _OPCODES = {
     1: "lookup",
@@ -102,6 +104,13 @@ def counts() -> dict[str, int]:
         name = _OPCODES.get(opcode, f"opcode_{opcode}")
         named[name] = named.get(name, 0) + count
     return named
+
+
+def reply_with(pieces: list[memoryview]) -> bytes | memoryview:
+    """What pyfuse3 is to be given at once for a READ that `pieces` answer: a large reply is sent without a copy."""
+    if len(pieces) <= _native.MOST_PIECES and sum(map(len, pieces)) >= _LARGE_REPLY and _native.in_place():
+        return _native.reply_with(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Tap:

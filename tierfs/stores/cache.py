@@ -98,14 +98,6 @@ class ChunkCache:
                 self.counters.misses += asked - len(used)
             self._mark_used(used)
 
-    def missing(self, ref: ObjectRef, chunk_size: int, indices: range) -> list[int]:
-        """Which of the chunks are not here; does not count as their use."""
-        found: set[int] = set()
-        with self._tolerating("read"):
-            if self._database is not None:
-                found.update(index for index in indices if chunk_key(ref, chunk_size, index) in self._database)
-        return [index for index in indices if index not in found]
-
     def cached_bytes(self, ref: ObjectRef) -> int:
         """How many bytes of an object are here."""
         total = 0

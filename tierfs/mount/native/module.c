@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "directories.h"
+#include "replies.h"
 #include "tap.h"
 
 static bool is_enabled, is_in_place;
@@ -70,11 +71,48 @@ static PyObject *attach(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* The buffers of one reply; freed when it was written. */
+struct pieces {
+    Py_ssize_t count;
+    Py_buffer views[MOST_PIECES];
+};
+
+static void let_go(struct pieces *pieces) {
+    while (pieces->count) PyBuffer_Release(&pieces->views[--pieces->count]);
+    PyMem_Free(pieces);
+}
+
+static void let_go_of_written(void) {
+    struct pieces *pieces;
+    while ((pieces = replies_done())) let_go(pieces);
+}
+
+static PyObject *reply_with(PyObject *self, PyObject *list) {
+    (void)self;
+    let_go_of_written();
+    if (!PyList_Check(list) || PyList_GET_SIZE(list) < 1 || PyList_GET_SIZE(list) > MOST_PIECES)
+        return PyErr_Format(PyExc_ValueError, "a reply has 1 to %d pieces", MOST_PIECES);
+    struct pieces *pieces = PyMem_Malloc(sizeof *pieces);
+    if (!pieces) return PyErr_NoMemory();
+    struct iovec iov[MOST_PIECES];
+    for (pieces->count = 0; pieces->count < PyList_GET_SIZE(list); pieces->count++) {
+        Py_buffer *view = &pieces->views[pieces->count];
+        if (PyObject_GetBuffer(PyList_GET_ITEM(list, pieces->count), view, PyBUF_SIMPLE)) {
+            let_go(pieces);
+            return NULL;
+        }
+        iov[pieces->count] = (struct iovec){view->buf, (size_t)view->len};
+    }
+    reply_offer(iov, (int)pieces->count, pieces);
+    return Py_NewRef(PyList_GET_ITEM(list, 0));
+}
+
 static PyObject *detach(PyObject *self, PyObject *handle) {
     (void)self;
     unsigned long value = PyLong_AsUnsignedLong(handle);
     if (value == (unsigned long)-1 && PyErr_Occurred()) return NULL;
     tap_detach((uint32_t)value);
+    let_go_of_written();
     Py_RETURN_NONE;
 }
 
@@ -164,6 +202,8 @@ static PyMethodDef methods[] = {
      "Put the tap into the session that is made next, and say what its INIT reply asks for."},
     {"attach", attach, METH_VARARGS,
      "attach(handle, fd, size): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold file."},
+    {"reply_with", reply_with, METH_O,
+     "reply_with(pieces): the reply that begins with the first piece, which is returned, consists of all of them."},
     {"detach", detach, METH_O, "detach(handle): the file handle is closed."},
     {"keep_directory", keep_directory, METH_VARARGS,
      "keep_directory(node, fd): answer for this directory, whose names are all on disk; the descriptor is taken over."},
@@ -183,4 +223,8 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_native", "What pyfuse3 does not expose; see tap.c.", -1, methods, NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__native(void) {
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddIntMacro(module, MOST_PIECES)) Py_CLEAR(module);
+    return module;
+}

@@ -13,7 +13,7 @@
  *   WRITE    whether set-user-ID and set-group-ID go with it (HANDLE_KILLPRIV_V2), which pyfuse3 does not pass on
  *   RELEASE  of a file that changed in passthrough: the kernel has not seen stores through a mapping change its times
  *
- *   READ     of a cold file: a large reply leaves in a thread of its own (replies.h)
+ *   READ     a large reply leaves in a thread of its own (replies.h)
  *   FSYNC    of a hot file: done and answered in threads (syncs.h)
  *   GETATTR, LOOKUP   answered here for directories that are kept (directories.h)
  *
@@ -36,8 +36,6 @@
 
 /* Copies in one go; a longer one is cut short, as copy_file_range(2) may be, and the loop stays responsive. */
 #define LONGEST_COPY (1u << 20)
-/* Replies from this size on are not written here. */
-#define LARGE_REPLY (64u << 10)
 /* Requests answered here in a row before the rest of the process gets its turn. */
 #define MOST_ANSWERS 16
 
@@ -107,11 +105,6 @@ void tap_detach(uint32_t handle) {
 static const struct attached *find_attached(uint64_t fh) {
     uint32_t handle = (uint32_t)fh;
     return handle < tap.attached_room && tap.attached[handle].in_use ? &tap.attached[handle] : NULL;
-}
-
-static bool is_cold(uint64_t fh) {
-    const struct attached *file = find_attached(fh);
-    return file && file->fd < 0;
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */
@@ -270,10 +263,6 @@ static bool note(int fd, const struct in_header *in, size_t length) {
     case OP_OPENDIR:
         expect_reply(in->unique, in->opcode);
         return false;
-    case OP_READ:
-        if (length >= sizeof(struct read_in) && is_cold(((const struct read_in *)argument)->fh))
-            expect_reply(in->unique, in->opcode);
-        return false;
     case OP_WRITE:
         if (length >= sizeof(struct write_in))
             tap.kills_privileges = ((const struct write_in *)argument)->write_flags & WRITE_KILL_SUIDGID;
@@ -351,14 +340,12 @@ static void change_reply(uint32_t opcode, char *data, size_t length) {
 
 ssize_t tap_writev(int fd, struct iovec *iov, int count, void *userdata) {
     (void)userdata;
+    if (reply_take(fd, iov, count)) return (ssize_t)(iov[0].iov_len + iov[1].iov_len); /* all that libfuse knows of */
     if (count >= 1 && iov[0].iov_len == sizeof(struct out_header) && tap.pending_count) {
         struct out_header out;
         memcpy(&out, iov[0].iov_base, sizeof out);
         uint32_t opcode = out.unique ? take_expected(out.unique) : 0;
-        if (opcode == OP_READ) {
-            if (out.len >= LARGE_REPLY && reply_soon(fd, iov, count)) return (ssize_t)out.len;
-        } else if (opcode && !out.error && count == 2)
-            change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
+        if (opcode && !out.error && count == 2) change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
     }
     return writev(fd, iov, count);
 }
