@@ -13,7 +13,7 @@ from itertools import count, islice
 from typing import Any
 
 from tierfs.core.errors import StoreUnavailable
-from tierfs.core.extents import Item
+from tierfs.core.extents import Item, runs
 from tierfs.core.records import Attributes, Fd, ObjectRef
 from tierfs.core.reports import StoreHealth
 from tierfs.engine import transfer, upload
@@ -73,6 +73,26 @@ class ColdSide:
         """Bring contiguous chunks from the store; tells the index of each. See transfer.fetch."""
         cache = self._cache if is_kept else None
         transfer.fetch(self._store, cache, item, self._targets(places), _while_wanted(job))
+
+    def bring(self, job: Job, item: Item, places: dict[int, Place]) -> None:
+        """Bring contiguous chunks: those that the cache has from there, the others from the store, to be kept.
+
+        Tells (index, whether the cache had it) of each: one call where load() and fetch() would be two, one after the
+        other.
+        """
+        wanted = _while_wanted(job)
+        targets = self._targets(places)
+        missing = dict(targets)
+
+        def found(index: int) -> bool:
+            del missing[index]
+            return wanted((index, True))
+
+        transfer.load(self._cache, item, targets, found)
+        for run in runs(sorted(missing), len(missing)):
+            if not job.stop.is_set():
+                fetched = {index: missing[index] for index in run}
+                transfer.fetch(self._store, self._cache, item, fetched, lambda index: wanted((index, False)))
 
     def evict(self, job: Job, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from the cache; returns how many there were."""
@@ -135,9 +155,9 @@ class ColdSide:
         return {index: self._memory[start : start + size] for index, (start, size) in places.items()}
 
 
-def _while_wanted(job: Job) -> Callable[[int], bool]:
-    def landed(index: int) -> bool:
-        job.tell(index)
+def _while_wanted(job: Job) -> Callable[[object], bool]:
+    def tell(event: object) -> bool:
+        job.tell(event)
         return not job.stop.is_set()
 
-    return landed
+    return tell

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import outcome
 import trio
@@ -85,6 +85,13 @@ class ColdTier:
         """
         await self._bring("fetch", item, slots, landed, is_kept)
 
+    async def bring(self, item: Item, slots: Mapping[int, Slot], found: Landed, landed: Landed) -> None:
+        """Bring contiguous chunks into their slots: those that the cache has (`found`), the others with one GET.
+
+        Less than load() and then fetch(), for who has a GET to spare while the cache is asked. IntegrityError as there.
+        """
+        await self._bring("bring", item, slots, lambda event: (found if event[1] else landed)(event[0]))
+
     async def evict(self, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from the cache; returns how many there were."""
         return cast(int, await self._run("evict", ref))
@@ -104,9 +111,11 @@ class ColdTier:
     async def _run(self, name: str, *arguments: object) -> object:
         return await self._calls.run(Call(name, *arguments))
 
-    async def _bring(self, name: str, item: Item, slots: Mapping[int, Slot], landed: Landed, *more: object) -> None:
+    async def _bring(
+        self, name: str, item: Item, slots: Mapping[int, Slot], on_event: Callable[[Any], bool], *more: object
+    ) -> None:
         places = {index: slot.place for index, slot in slots.items()}
-        call = Call(name, item, places, *more, on_event=landed, kept=list(slots.values()))
+        call = Call(name, item, places, *more, on_event=on_event, kept=list(slots.values()))
         await self._calls.run(call)
 
 

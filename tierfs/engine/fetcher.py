@@ -164,8 +164,11 @@ class Fetcher:
                 for flight in flights:
                     flight.is_charged = True
             self._give_slots(flights)
-            await self._load(item, flights)
-            self._launch(item, pending_of(flights), is_urgent=is_kept)
+            if is_kept and self._gets.available_tokens and len(flights) <= self._longest(item) and _adjoin(flights):
+                await self._carry(item, flights, is_urgent=True, looks_first=True)
+            else:
+                await self._load(item, flights)
+                self._launch(item, pending_of(flights), is_urgent=is_kept)
 
     async def _obtain_ahead(self, item: Item, flights: list[Flight]) -> None:
         """Bring chunks before somebody waits for them, in memory that the ledger has allowed."""
@@ -183,29 +186,25 @@ class Fetcher:
 
     async def _load(self, item: Item, flights: list[Flight]) -> None:
         by_index = {flight.index: flight for flight in flights}
-
-        def landed(index: int) -> bool:
-            self.counters.cache_hits += 1
-            self._land(by_index[index])
-            return True
-
-        await self._cold.load(item, _slots_of(flights), landed)
+        await self._cold.load(item, _slots_of(flights), lambda index: self._found(by_index[index]))
         self.counters.cache_misses += len(pending_of(flights))
 
     def _launch(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
         """Start a task for each GET that the flights make."""
         by_index = {flight.index: flight for flight in flights}
-        longest = max(1, self.settings.fetch_bytes // item.chunk_size)
-        for run in runs(sorted(by_index), longest):
+        for run in runs(sorted(by_index), self._longest(item)):
             self._spawn(self._carry, item, [by_index[index] for index in run], is_urgent)
 
-    async def _carry(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
-        """Fetch contiguous chunks until each has landed, failed, or is wanted by nobody."""
+    async def _carry(self, item: Item, flights: list[Flight], is_urgent: bool, looks_first: bool = False) -> None:
+        """Fetch contiguous chunks until each has landed, failed, or is wanted by nobody.
+
+        `looks_first` says that the cache was not asked yet.
+        """
         attempt = 0
         with self._delivering_errors(flights):
             while pending := pending_of(flights):
                 try:
-                    await self._get(item, pending, is_urgent)
+                    await self._get(item, pending, is_urgent, looks_first and not attempt)
                 except IntegrityError as error:
                     self._strike(pending_of(flights)[0], error)
                 except StoreUnavailable as error:
@@ -222,7 +221,7 @@ class Fetcher:
                     if pending and not any(flight.is_wanted for flight in pending):
                         raise StoreUnavailable(f"{item.ref.key}: the fetch was given up, nobody waited for it")
 
-    async def _get(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
+    async def _get(self, item: Item, flights: list[Flight], is_urgent: bool, looks_first: bool) -> None:
         by_index = {flight.index: flight for flight in flights}
 
         def landed(index: int) -> bool:
@@ -234,8 +233,22 @@ class Fetcher:
             if not is_urgent:
                 await limits.enter_async_context(self._background_gets)
             await limits.enter_async_context(self._gets)
-            self.counters.gets += 1
-            await self._cold.fetch(item, _slots_of(flights), landed, is_kept=flights[0].is_kept)
+            if not looks_first:
+                self.counters.gets += 1
+                await self._cold.fetch(item, _slots_of(flights), landed, is_kept=flights[0].is_kept)
+                return
+            found: list[int] = []
+            try:
+                await self._cold.bring(
+                    item, _slots_of(flights), lambda index: self._found(by_index[index], found), landed
+                )
+            finally:
+                self.counters.cache_misses += len(flights) - len(found)
+                self.counters.gets += len(found) < len(flights)
+
+    def _longest(self, item: Item) -> int:
+        """How many chunks one GET may have."""
+        return max(1, self.settings.fetch_bytes // item.chunk_size)
 
     # -- changes of state: synchronous ---------------------------------------------------------------------------
 
@@ -253,6 +266,13 @@ class Fetcher:
             flight.land()
             if flight.is_kept:
                 self.recent.add(flight)
+
+    def _found(self, flight: Flight, found: list[int] | None = None) -> bool:
+        self.counters.cache_hits += 1
+        if found is not None:
+            found.append(flight.index)
+        self._land(flight)
+        return True
 
     def _fail(self, flight: Flight, error: Exception) -> None:
         if not flight.is_done:
@@ -292,6 +312,11 @@ async def _call_later(seconds: float, method: "WeakMethod[Callable[[], None]]") 
     call = method()
     if call:
         call()
+
+
+def _adjoin(flights: list[Flight]) -> bool:
+    """Whether the chunks are one range."""
+    return flights[-1].index - flights[0].index == len(flights) - 1
 
 
 def _slots_of(flights: list[Flight]) -> dict[int, Slot]:

@@ -29,6 +29,8 @@ from tierfs.stores.chunkfile import (
 
 _log = logging.getLogger(__name__)
 
+_SPARE = 64  # an eviction frees this part of the limit beyond what is needed, so that it is seldom
+
 
 @dataclass(slots=True)
 class CacheCounters:
@@ -61,6 +63,7 @@ class ChunkCache:
         self._fitting = threading.Lock()  # one decision at a time what fits
         self._counting = threading.Lock()
         self._reserved = 0
+        self._at_most = limit_bytes  # the cache, with what is reserved, takes no more: often spares a look at the disk
         self._overhead = 2 * 4096
         self._database: CacheDatabase | None = None
         with self._tolerating("open"):
@@ -198,15 +201,24 @@ class ChunkCache:
         database = self._database
         if database is None:
             return False
-        room = self.limit_bytes - self._reserved - cost
-        return self._measure() <= room and self._fit(database, room)  # else no eviction could ever help
+        if self._at_most + cost > self.limit_bytes:
+            room = self.limit_bytes - self._reserved - cost
+            if self._measure() > room:
+                return False  # no eviction could ever help
+            if (used := self._used(database)) > room:
+                self._fit(database, room - self.limit_bytes // _SPARE)
+                used = self._used(database)
+            if used > room:
+                return False
+            self._at_most = used + self._reserved
+        self._at_most += cost
+        return True
 
-    def _fit(self, database: CacheDatabase, room: int) -> bool:
-        """Evict until at most `room` bytes are used; in rounds, because an eviction makes the WAL grow."""
+    def _fit(self, database: CacheDatabase, room: int) -> None:
+        """Evict until at most `room` bytes are used, or nothing is left; in rounds: an eviction makes the WAL grow."""
         while (excess := self._used(database) - room) > 0:
             if not database.shrink(excess, self._overhead):
-                return False
-        return True
+                return
 
     def _keep(self, values: list[Value]) -> None:
         """Name files, or remove them."""

@@ -303,6 +303,9 @@ class S3Store:
         finally:
             wire.close()
         self._abilities = found.abilities
+        # Have a connection, and boto3 all that it makes at its first GET, before somebody waits for one.
+        with suppress(StoreError):
+            self._reading.call("get_object", f"{self._settings.prefix}{s3_probe.NOWHERE}", Range="bytes=0-0")
         return found.sentences
 
     def close(self) -> None:

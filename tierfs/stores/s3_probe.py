@@ -24,6 +24,8 @@ from tierfs.stores.s3_upload import crc32_text, digest_of
 
 #: Objects of the self-test; they are gone when it ends, and a list leaves them out: the mount may serve meanwhile.
 _NAME = ".tierfs-self-test-"
+#: A name that no object has.
+NOWHERE = f"{_NAME}nowhere"
 _OURS = re.compile(re.escape(_NAME) + r"[0-9a-f]{16}")
 
 _BODY = b"tierfs wrote this object to learn what the store can do; it may be deleted"
