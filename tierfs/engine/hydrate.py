@@ -80,7 +80,7 @@ class Hydrator:
                         chunks = range(front, min(front + step, total))
                         held.extend(_hold(self._fetcher.want(item, chunks, is_kept=False)))
                         front = chunks.stop
-                    (data,) = await self._fetcher.wait_for([held[0]])
+                    (data,) = await self._fetcher.wait_for([held[0]], is_read=False)
                     held.popleft().interest -= 1
                     yield data
             finally:
@@ -129,6 +129,7 @@ class Reader:
         if not indices:
             return []
         length = min(length, item.ref.size - offset)
+        self._hydrator.counters.reads += 1
         self._hydrator.counters.bytes_asked += length
         flights = self._fetcher.want(item, indices)
         self._read_ahead(offset, length)
