@@ -202,14 +202,14 @@ async def test_what_reads_waited_is_counted(
     async with running(bucket, cache, settings) as hydrator, trio.open_nursery() as nursery:
         reader = hydrator.reader(ref)
         for offset in (0, 32):
-            in_background(nursery, partial(reader.read, offset, 4), results)
+            in_background(nursery, partial(read, reader, offset, 4), results)
         await bucket.wait_asked(2)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(3)
         bucket.let_go(2)
         while len(results) < 2:
             await trio.testing.wait_all_tasks_blocked()
-        assert await reader.read(1, 2) == bucket.objects["k"][1:3]
+        assert await read(reader, 1, 2) == bucket.objects["k"][1:3]
         waited = hydrator.counters.waited
         assert (hydrator.counters.reads, waited.count, waited.total_ns) == (3, 2, 6 * 10**9)
         assert waited.cumulative()[-5:] == [(5.0, 2), (10.0, 2), (30.0, 2), (60.0, 2), (math.inf, 2)]
@@ -219,7 +219,7 @@ async def test_what_reads_waited_is_counted(
             assert b"".join([bytes(chunk) async for chunk in stream]) == bucket.objects["k"]
         assert (hydrator.counters.reads, waited.count) == (3, 2)
         bucket.hold()
-        in_background(nursery, partial(hydrator.reader(bucket.add(4, "late")).read, 0, 4), results)
+        in_background(nursery, partial(read, hydrator.reader(bucket.add(4, "late")), 0, 4), results)
         await bucket.wait_asked(len(bucket.gets) + 1)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(31)
