@@ -139,10 +139,19 @@ class Fetcher:
             self._spawn(self._obtain_ahead, item, new)
             self._register(new)
 
-    async def wait_for(self, flights: list[Flight], is_read: bool = True) -> list[memoryview]:
-        """The bytes of flights, for a read or else a restore. DeadlineExceeded when they are late, StoreError."""
+    async def wait_for_read(self, flights: list[Flight]) -> list[memoryview]:
+        """As wait_for, for the read of an application: how long it waited is counted."""
+        if not pending_of(flights):
+            return await self.wait_for(flights)
+        began_s = trio.current_time()
+        try:
+            return await self.wait_for(flights)
+        finally:
+            self.counters.waited.observe(int((trio.current_time() - began_s) * 1e9))
+
+    async def wait_for(self, flights: list[Flight]) -> list[memoryview]:
+        """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError."""
         deadline_ns = self.settings.deadline_ns
-        began_s = trio.current_time() if is_read and pending_of(flights) else None
         for flight in flights:
             flight.interest += 1
         try:
@@ -153,8 +162,6 @@ class Fetcher:
         finally:
             for flight in flights:
                 flight.interest -= 1
-            if began_s is not None:
-                self.counters.waited.observe(int((trio.current_time() - began_s) * 1e9))
         if not pending_of(flights):
             return [flight.result() for flight in flights]
         self.counters.deadline_misses += 1

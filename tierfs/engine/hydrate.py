@@ -80,7 +80,7 @@ class Hydrator:
                         chunks = range(front, min(front + step, total))
                         held.extend(_hold(self._fetcher.want(item, chunks, is_kept=False)))
                         front = chunks.stop
-                    (data,) = await self._fetcher.wait_for([held[0]], is_read=False)
+                    (data,) = await self._fetcher.wait_for([held[0]])
                     held.popleft().interest -= 1
                     yield data
             finally:
@@ -133,7 +133,7 @@ class Reader:
         self._hydrator.counters.bytes_asked += length
         flights = self._fetcher.want(item, indices)
         self._read_ahead(offset, length)
-        chunks = await self._fetcher.wait_for(flights)
+        chunks = await self._fetcher.wait_for_read(flights)
         if self.window.ahead and offset + length == min(indices.stop * item.chunk_size, item.ref.size):
             self._fetcher.recent.retire(item.key_of(indices[-1]))
         return [
