@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from tierfs.core.errors import IntegrityError, ObjectChanged, ObjectMissing
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
+from tierfs.stores.cold import ColdStore, Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 
 #: A test that waits for longer than this, in seconds, has hung.
 PATIENCE_S = 120.0
@@ -37,11 +37,15 @@ class MemoryStore:
     """ColdStore in a dict. ETags are new with every put; times count puts, so that runs are repeatable."""
 
     def __init__(self, block_size: int = 64 << 10) -> None:
-        self.counters = StoreCounters()
+        self._meter = Meter()
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
         self._block_size = block_size
         self._generation = 0
         self._lock = threading.Lock()
+
+    @property
+    def counters(self) -> StoreCounters:
+        return self._meter.totals
 
     @property
     def objects(self) -> dict[str, bytes]:
@@ -57,7 +61,8 @@ class MemoryStore:
         body = b"".join(blocks)
         if len(body) != source.size:
             raise IntegrityError(f"cannot write object {key} in memory: the file became shorter while it was read")
-        self._count("PutObject", uploaded=len(body))
+        self._meter.count_request("PutObject")
+        self._meter.count_bytes(uploaded=len(body))
         return self._store(key, body, metadata)
 
     def _store(self, key: str, body: bytes, metadata: Mapping[str, str]) -> ObjectInfo:
@@ -79,16 +84,17 @@ class MemoryStore:
         info, body = self._find("GetObject", key)
         if (etag and info.etag != etag) or info.size < stop:
             raise ObjectChanged(f"cannot read object {key} in memory: it was overwritten")
+        self._meter.count_first_byte(0)
         for offset in range(start, stop, self._block_size):
             block = body[offset : min(offset + self._block_size, stop)]
-            self._count(downloaded=len(block))
+            self._meter.count_bytes(downloaded=len(block))
             yield block
 
     def head(self, key: str) -> ObjectInfo:
         return self._find("HeadObject", key)[0]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        self._count("ListObjectsV2")
+        self._meter.count_request("ListObjectsV2")
         with self._lock:
             found = [info for key, (info, _) in self._objects.items() if key.startswith(prefix)]
         for info in found:
@@ -101,7 +107,7 @@ class MemoryStore:
         return self._store(key, body, info.metadata)
 
     def delete(self, key: str) -> None:
-        self._count("DeleteObject")
+        self._meter.count_request("DeleteObject")
         with self._lock:
             self._objects.pop(key, None)
 
@@ -112,18 +118,11 @@ class MemoryStore:
         """Nothing to close."""
 
     def _find(self, kind: str, key: str) -> tuple[ObjectInfo, bytes]:
-        self._count(kind)
+        self._meter.count_request(kind)
         with self._lock:
             if key not in self._objects:
                 raise ObjectMissing(f"cannot read object {key} in memory: it does not exist")
             return self._objects[key]
-
-    def _count(self, kind: str = "", uploaded: int = 0, downloaded: int = 0) -> None:
-        with self._lock:
-            if kind:
-                self.counters.requests[kind] = self.counters.requests.get(kind, 0) + 1
-            self.counters.bytes_uploaded += uploaded
-            self.counters.bytes_downloaded += downloaded
 
 
 class _Wrapper:

@@ -170,7 +170,9 @@ class Worker:
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._choose_passthrough(fuse_fd, wanted)
-                await nursery.start(control.serve, self._operator(adapter), slot / registry.SOCKET_NAME)
+                operator = self._operator(adapter)
+                nursery.start_soon(operator.keep_totals)
+                await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
                 nursery.start_soon(self.daemon.run)
                 nursery.start_soon(self._watch_bucket)
                 serving()
@@ -265,6 +267,7 @@ class Worker:
             open_files=len(self.filesystem.files),
             backing_ids=modes.backing_ids(),
             known_nodes=len(self.filesystem.nodes),
+            cold_restarts=self.cold_process.restarts,
         )
 
 

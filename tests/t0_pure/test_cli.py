@@ -20,13 +20,14 @@ from tierfs.admin.control import serve
 from tierfs.cli import main as command_line
 from tierfs.cli.exits import MEANINGS, Exit, exit_of
 from tierfs.cli.mounting import default_state, request_of
-from tierfs.cli.rendering import ls_json, ls_line, shown_age, shown_near, shown_path, shown_size
+from tierfs.cli.rendering import ls_json, ls_line, shown_age, shown_duration, shown_near, shown_path, shown_size
 from tierfs.cli.sources import Gathered, gather, read_environment, read_file, sample
 from tierfs.core import errors
 from tierfs.core.config import MountRequest, Settings
 from tierfs.core.errors import ConfigError, MountError, TierfsError
 from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, Tier
+from tierfs.engine.measures import Measures
 
 ROOT = Path(__file__).parents[2]
 STATUS = {
@@ -38,8 +39,13 @@ STATUS = {
     "hot": {"files": 3, "bytes": 3 << 20},
     "warm": {"files": 2, "bytes": 2 << 10},
     "cold": {"files": 1, "bytes": 1 << 40},
+    "cold_reads": {
+        "reads": 40,
+        "waits": {"count": 9, "p50_s": 0.0004, "p99_s": 1.25},
+        "deadline_misses": 2,
+    },
     "cache": {"bytes": 5 << 20, "limit_bytes": 10 << 30, "hits": 3, "misses": 1},
-    "store_io": {"bytes_uploaded": 7 << 20, "bytes_downloaded": 0, "requests": {"PUT": 3, "GET": 4}},
+    "store_io": {"bytes_uploaded": 7 << 20, "bytes_downloaded": 0, "requests": 7, "first_byte": {"count": 0}},
     "queue": {"archiving": 1, "restoring": 0, "deletions": 4},
     "errors": {"reads": 2, "policy": 0, "files": {"a/b": "the bucket cannot be reached"}},
     "passthrough": "off",
@@ -60,6 +66,9 @@ class Ledger:
 
     async def status(self) -> dict[str, object]:
         return STATUS
+
+    async def measure(self) -> Measures:
+        return Measures("/srv/data", "1", operation_errors=2)
 
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
         for path in paths:
@@ -217,6 +226,7 @@ def test_status_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for part in ("/srv/data  s3://bucket", "in place", "3 files", "75% hits", "7 requests", "warning: the store does"):
         assert part in text
+    assert "reads   9 of 40 cold reads waited: p50 0.4ms, p99 1.2s, 2 in vain; first byte of the store: none" in text
     assert "queue   1 archiving, 4 deletions; errors 2 reads" in text
     assert "error: a/b: the bucket cannot be reached" in text
     assert "3 planned" in text
@@ -237,6 +247,29 @@ def test_status_says_which_mount_does_not_answer(runtime: Path, capsys: pytest.C
     [one] = json.loads(capsys.readouterr().out)
     assert one["mountpoint"] == "/gone"
     assert f"pid {process.pid}) is gone" in one["unreachable"]
+
+
+def test_metrics_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("metrics", "/srv/data") == 0
+    one = capsys.readouterr().out
+    assert 'tiered_storage_operation_errors_total{mountpoint="/srv/data"} 2.0\n' in one
+    assert run("metrics") == 0
+    assert capsys.readouterr().out == one
+
+
+def test_metrics_say_which_mount_does_not_answer(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    registry.register(registry.Mount("/gone", "s3://b", "/gone", "/s", process.pid, process.pid, "1"))
+    assert run("metrics") == Exit.NOT_RUNNING
+    said = capsys.readouterr()
+    assert f"pid {process.pid}) is gone" in said.err
+    assert 'tiered_storage_operation_errors_total{mountpoint="/srv/data"} 2.0\n' in said.out
+
+
+def test_metrics_without_mounts_are_an_empty_text(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("metrics") == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_ls_in_a_pipe_is_lines(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,6 +542,11 @@ def test_sizes_and_ages_are_shown_in_three_digits() -> None:
     ]
     ages = [-5, 0, 59, 60, 3600, 86_400, 69 * 86_400, 70 * 86_400]
     assert [shown_age(age) for age in ages] == ["0s", "0s", "59s", "1m", "1h", "1d", "69d", "10w"]
+
+
+def test_durations_are_shown_in_two_digits_or_more() -> None:
+    shown = [shown_duration(s) for s in (0, 0.0004, 0.00994, 0.00996, 0.0123, 0.994, 0.996, 1.25, 9.94, 9.96, 60)]
+    assert shown == ["0.0ms", "0.4ms", "9.9ms", "10ms", "12ms", "994ms", "1.0s", "1.2s", "9.9s", "10s", "60s"]
 
 
 def test_paths_below_the_current_directory_are_shown_relative() -> None:

@@ -12,7 +12,8 @@ from tierfs.core.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "CHANGELOG.md", ROOT / "docs" / "SEMANTICS.md", ROOT / "docs" / "ARCHITECTURE.md")
+DOCS = ROOT / "docs"
+DOCUMENTS = (README, ROOT / "CHANGELOG.md", DOCS / "SEMANTICS.md", DOCS / "ARCHITECTURE.md", DOCS / "METRICS.md")
 
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)

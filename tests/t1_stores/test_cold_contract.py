@@ -361,7 +361,7 @@ def test_one_key_written_by_many_threads_is_one_of_them(store: ColdStore, prefix
 
 def test_counters_count(store: ColdStore, prefix: str) -> None:
     uploaded, downloaded = store.counters.bytes_uploaded, store.counters.bytes_downloaded
-    requests = dict(store.counters.requests)
+    requests, answered = dict(store.counters.requests), store.counters.first_byte.count
     info = put(store, f"{prefix}a", b"0123456789")
     read(store, info, 2, 5)
     list(store.list(prefix))
@@ -370,6 +370,10 @@ def test_counters_count(store: ColdStore, prefix: str) -> None:
     assert store.counters.bytes_downloaded - downloaded == 3
     for kind in ("PutObject", "GetObject", "ListObjectsV2", "DeleteObject"):
         assert store.counters.requests[kind] - requests.get(kind, 0) == 1
+    assert store.counters.first_byte.count - answered == 1
+    with pytest.raises(ObjectMissing):
+        read(store, info)
+    assert store.counters.first_byte.count - answered == 1
 
 
 #: A word of the sentence in which the self-test tells of a quirk.

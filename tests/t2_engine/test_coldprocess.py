@@ -23,6 +23,7 @@ from tierfs.engine.calls import Calls, InThreads
 from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
+from tierfs.engine.measures import Odometer
 
 CHUNK = 1 << 16
 
@@ -274,6 +275,25 @@ async def test_readers_with_read_ahead_get_every_byte_while_it_is_killed(
                     await kill(cold)
                 assert await read(reader, offset, CHUNK // 2) == content[offset : offset + CHUNK // 2]
             nursery.cancel_scope.cancel()
+
+
+async def test_totals_outlive_the_process(configuration: Configuration, tmp_path: Path) -> None:
+    """What was counted before a kill -9 stays counted, while the process is away and when the next one counts on."""
+    async with running(configuration, "process") as cold:
+        odometer = Odometer(cold.tier)
+        ref = await put(cold, tmp_path, os.urandom(3 * CHUNK))
+        for round_ in range(1, 4):
+            await cold.tier.fetch(Item(ref, CHUNK), cold.slots(ref), lambda _index: True, is_kept=False)
+            counted = await odometer.read()
+            assert counted.store.bytes_downloaded == round_ * 3 * CHUNK
+            assert counted.store.requests["GetObject"] == counted.store.first_byte.count == round_
+            pid = await kill(cold)
+            assert (await odometer.read()).store == counted.store
+            await wait_serving(cold)
+            again = await odometer.read()
+            assert again.pid != pid
+            assert again.store == counted.store
+            assert set(again.health) == {"reads", "writes"}
 
 
 async def test_while_it_is_away_the_cache_has_nothing_and_a_listing_is_interrupted(

@@ -18,6 +18,7 @@ from tierfs.admin.control import listen, serve
 from tierfs.core.errors import ControlError, NotEligible, StoreUnavailable
 from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, Tier
+from tierfs.engine.measures import Measures
 
 ODD_NAMES = [b"plain", b"d/\xff\xfe\n new line", "ünïcode".encode(), b'"quote\\', b""]
 
@@ -31,6 +32,9 @@ class Ledger:
 
     async def status(self) -> dict[str, object]:
         return {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
+
+    async def measure(self) -> Measures:
+        return Measures("/m", "1", cold_restarts=3)
 
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
         for path in paths:
@@ -101,6 +105,11 @@ async def in_thread(call, *arguments):  # type: ignore[no-untyped-def]
     return await trio.to_thread.run_sync(run)
 
 
+async def get(socket_path: Path, path: str, **headers: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket_path))) as http:
+        return await http.get(f"http://tierfs{path}", headers=headers)
+
+
 async def post(socket_path: Path, name: str, body: bytes) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket_path))) as http:
         return await http.post(f"http://tierfs{wire.API}/{name}", content=body)
@@ -108,6 +117,26 @@ async def post(socket_path: Path, name: str, body: bytes) -> httpx.Response:
 
 async def test_status(client: Client) -> None:
     assert await in_thread(client.status) == {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.4",
+            "application/openmetrics-text; version=1.0.0",
+        ),
+    ],
+)
+async def test_metrics_come_as_the_scraper_reads_them(
+    client: Client, socket_path: Path, accept: str, media_type: str
+) -> None:
+    answer = await get(socket_path, "/metrics", accept=accept)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith(media_type)
+    assert 'tiered_storage_cold_process_restarts_total{mountpoint="/m"} 3.0\n' in answer.text
+    assert answer.text.endswith("# EOF\n") == bool(accept)
 
 
 async def test_names_of_any_bytes_and_every_field_survive(client: Client) -> None:

@@ -1,6 +1,9 @@
 """Cold reads: right bytes, single flight, failures, deadlines; the cache is real, chunks are 4 bytes."""
 
+import math
+from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -186,6 +189,46 @@ async def test_the_deadline_ends_a_read_and_the_next_one_works(
         assert await read(hydrator.reader(ref), 4, 4) == bucket.objects["k"][4:8]
         mock_clock.rate = 1
     assert bucket.gets == [(4, 8)]
+
+
+async def test_what_reads_waited_is_counted(
+    bucket: Bucket, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    """From the read to its bytes, or to its error; what is in memory was not waited for, and restores are no reads."""
+    ref = bucket.add(64)
+    bucket.hold()
+    results: list[Any] = []
+    settings = replace(SETTINGS, read_ahead_bytes=0)
+    async with running(bucket, cache, settings) as hydrator, trio.open_nursery() as nursery:
+        reader = hydrator.reader(ref)
+        for offset in (0, 32):
+            in_background(nursery, partial(read, reader, offset, 4), results)
+        await bucket.wait_asked(2)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(3)
+        bucket.let_go(2)
+        while len(results) < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        assert await read(reader, 1, 2) == bucket.objects["k"][1:3]
+        waited = hydrator.counters.waited
+        assert (hydrator.counters.reads, waited.count, waited.total_ns) == (3, 2, 6 * 10**9)
+        assert waited.cumulative()[-5:] == [(5.0, 2), (10.0, 2), (30.0, 2), (60.0, 2), (math.inf, 2)]
+        assert waited.cumulative()[-6] == (2.0, 0)
+        bucket.let_go()
+        async with aclosing(hydrator.stream(ref)) as stream:
+            assert b"".join([bytes(chunk) async for chunk in stream]) == bucket.objects["k"]
+        assert (hydrator.counters.reads, waited.count) == (3, 2)
+        bucket.hold()
+        in_background(nursery, partial(read, hydrator.reader(bucket.add(4, "late")), 0, 4), results)
+        await bucket.wait_asked(len(bucket.gets) + 1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(31)
+        while len(results) < 3:
+            await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(results[2], DeadlineExceeded)
+        assert (waited.count, waited.total_ns) == (3, 37 * 10**9)
+        bucket.let_go()
+        mock_clock.rate = 1
 
 
 async def test_an_unavailable_store_is_asked_again(

@@ -42,8 +42,13 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """The mount in figures."""
-        with self._asking("GET", "status", None, _STATUS_SECONDS) as answer:
+        with self._asking("GET", f"{wire.API}/status", None, _STATUS_SECONDS) as answer:
             return cast("dict[str, Any]", json.loads(answer.read()))
+
+    def metrics(self) -> str:
+        """What the mount counts, in the text format of Prometheus."""
+        with self._asking("GET", wire.METRICS, None, _STATUS_SECONDS) as answer:
+            return answer.read().decode()
 
     def list_entries(self, paths: Sequence[bytes], recursive: bool) -> Generator[Entry | Outcome, None, None]:
         """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
@@ -78,12 +83,12 @@ class Client:
         return self._reports("POST", name, wire.dump(body))
 
     def _reports(self, method: str, name: str, body: bytes | None) -> Generator[Report, None, None]:
-        with self._asking(method, name, body, None) as answer:
+        with self._asking(method, f"{wire.API}/{name}", body, None) as answer:
             for line in answer.iter_lines():
                 yield wire.from_json(json.loads(line))
 
     @contextmanager
-    def _asking(self, method: str, name: str, body: bytes | None, seconds: float | None) -> Iterator[httpx.Response]:
+    def _asking(self, method: str, path: str, body: bytes | None, seconds: float | None) -> Iterator[httpx.Response]:
         """The answer to one request, its body still to be read. Raises the error that the mount answers with."""
         if self._socket_path.exists() and not os.access(self._socket_path, os.W_OK):
             raise ControlError(f"the mount at {self.mountpoint!r} belongs to another user: become that user, or root")
@@ -92,7 +97,7 @@ class Client:
             with (
                 short_path(self._socket_path) as uds,
                 httpx.Client(transport=httpx.HTTPTransport(uds=uds), base_url="http://tierfs", timeout=timeout) as http,
-                http.stream(method, f"{wire.API}/{name}", content=body) as answer,
+                http.stream(method, path, content=body) as answer,
             ):
                 if answer.status_code != httpx.codes.OK:
                     raise _error_of(answer)

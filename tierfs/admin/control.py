@@ -6,8 +6,9 @@
     POST /api/v1/pin|unpin           {paths}              outcomes
     POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
     GET  /api/v1/plan, /api/v1/check                      planned actions, findings
+    GET  /metrics                                         the text format of Prometheus (see metrics)
 
-All but status answer with JSON lines (see wire). An error before the first line is {"error": {kind, message}} with a
+All others answer with JSON lines (see wire). An error before the first line is {"error": {kind, message}} with a
 status code; one in the middle is the last line. A client that hangs up cancels what it asked for.
 
 Who may speak: the user who runs the mount, and root. The socket has mode 0600, and the kernel is asked for the peer's
@@ -36,10 +37,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tierfs.admin import wire
+from tierfs.admin import metrics, wire
 from tierfs.admin.registry import short_path
 from tierfs.core.errors import ControlError, TierfsError
 from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
+from tierfs.engine.measures import Measures
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +58,10 @@ class Service(Protocol):
 
     async def status(self) -> Mapping[str, object]:
         """The mount in figures: see docs of `tierfs status --json`."""
+        ...
+
+    async def measure(self) -> Measures:
+        """What is counted, quickly: this is asked often."""
         ...
 
     def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
@@ -174,6 +180,7 @@ def application(service: Service) -> Starlette:
         Route(f"{wire.API}/status", _answering(_status, service), methods=["GET"]),
         Route(f"{wire.API}/plan", _answering(_plan, service), methods=["GET"]),
         Route(f"{wire.API}/check", _answering(_check, service), methods=["GET"]),
+        Route(wire.METRICS, _answering(_metrics, service), methods=["GET"]),
     ]
     posts: dict[str, _Handler] = {
         "list": _list,
@@ -193,6 +200,11 @@ _Handler = Callable[[Service, Request], Awaitable[Response]]
 
 async def _status(service: Service, _request: Request) -> Response:
     return Response(wire.dump(await service.status()), media_type="application/json")
+
+
+async def _metrics(service: Service, request: Request) -> Response:
+    body, media_type = metrics.exposition(await service.measure(), request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": media_type})
 
 
 async def _list(service: Service, request: Request) -> Response:

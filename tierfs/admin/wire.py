@@ -18,6 +18,7 @@ from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, 
 from tierfs.core.residency import Residency, Tier
 
 API = "/api/v1"
+METRICS = "/metrics"
 LINES = "application/x-ndjson"
 
 _TAGS: dict[type, str] = {

@@ -20,6 +20,7 @@ _COMMANDS = {
     "mount": ("tierfs.cli.mounting:mount", "Mount a directory and a bucket as one tree."),
     "umount": ("tierfs.cli.mounting:umount", "Take a mount away; its hot files stay where they are."),
     "status": ("tierfs.cli.observing:status", "Show a mount, or all of this host, in figures."),
+    "metrics": ("tierfs.cli.observing:metrics", "Print what is counted, for Prometheus."),
     "ls": ("tierfs.cli.observing:ls", "Show where the bytes of files are, and why."),
     "archive": ("tierfs.cli.moving:archive", "Copy files to the bucket and verify them; they stay hot."),
     "release": ("tierfs.cli.moving:release", "Archive files if need be, then drop their hot bytes."),

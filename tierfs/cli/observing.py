@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: status, ls, plan, check."""
+"""The commands that look and change nothing: status, metrics, ls, plan, check."""
 
 import json
 import os
@@ -35,8 +35,11 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     mountpoint, store, hot_directory, state_directory, version   text
     hot, warm, cold    {files, bytes}
     lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which
-    cache              {bytes, limit_bytes, hits, misses}
-    store_io           {bytes_uploaded, bytes_downloaded, requests}
+    cold_reads         {reads, bytes_asked, bytes_fetched, gets, waits, deadline_misses, retries, corrupt_chunks};
+                       waits: how long reads waited whose chunks were not in memory
+    cache              {bytes, limit_bytes, hits, misses, bypassed, errors}
+    store_io           {bytes_uploaded, bytes_downloaded, requests, requests_by_operation, first_byte}; first_byte: how
+                       long GETs took until their answer began
     breaker            {reads, writes}: {state, failures, since_ns, next_try_ns, reason, opened, refused}; state: closed
                        (the store is asked), open (it failed and is spared), half-open (it is tried)
     queue              {archiving, restoring, deletions}: what waits for the bucket
@@ -45,8 +48,11 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     read_only          true or false
     policy             {last_pass_ns, next_pass_ns, planned}: ns since the epoch
     warnings           sentences
-    worker_pid, supervisor_pid, cold_pid
+    worker_pid, supervisor_pid, cold_pid, cold_restarts
     unreachable        only for a mount that does not answer: why
+
+    waits and first_byte are {count, sum_s, p50_s, p99_s, buckets}, in seconds; buckets are [upper bound, how many took
+    at most so long].
     """
     known = [registry.find_mountpoint(mountpoint)] if mountpoint is not None else registry.mounts()
     if mountpoint is not None:
@@ -75,6 +81,45 @@ def _print_status(found: list[dict[str, Any]]) -> None:
             click.echo(f"tierfs: {one['unreachable']}", err=True)
         else:
             click.echo("\n".join(rendering.status_lines(one, time.time())))
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+def metrics(mountpoint: str | None) -> int:
+    """Print what one mount, or all mounts of this host, count, in the text format of Prometheus.
+
+    \b
+    tierfs metrics /srv/data
+    tierfs metrics | grep cold_wait
+    cd /var/lib/prometheus/node-exporter && tierfs metrics > .tierfs && mv .tierfs tierfs.prom
+
+    The last line is what a timer runs, every minute or so, for the textfile collector of node_exporter: because of the
+    rename it never reads half a file. A scraper that can talk HTTP to a Unix socket finds the same at /metrics of a
+    mount's control socket.
+
+    Counters begin with 0 when a mount is made, and never go down until it is taken away. Each sample has the label
+    mountpoint. docs/METRICS.md says what each metric means, and which ones to watch.
+    """
+    known = [registry.find_mountpoint(mountpoint)] if mountpoint is not None else registry.mounts()
+    texts, failures = list[str](), list[ControlError]()
+    for mount in known:
+        try:
+            texts.append(Client.of(mount).metrics())
+        except ControlError as error:
+            failures.append(error)
+    click.echo(_merged(texts), nl=False)
+    for failure in failures:
+        click.echo(f"tierfs: {failure}", err=True)
+    return Exit.NOT_RUNNING if failures else Exit.OK
+
+
+def _merged(texts: list[str]) -> str:
+    if len(texts) < 2:
+        return "".join(texts)
+    # Imported when needed: it brings much of the engine.
+    from tierfs.admin.metrics import merged
+
+    return merged(texts)
 
 
 @click.command()

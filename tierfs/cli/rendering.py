@@ -49,6 +49,13 @@ def shown_size(size: float) -> str:
     return f"{size:.1f}{_BINARY[power - 1]}" if size < 9.95 else f"{size:.0f}{_BINARY[power - 1]}"
 
 
+def shown_duration(seconds: float) -> str:
+    """How long something took, in two digits or more: 0.4ms, 12ms, 1.5s, 30s."""
+    if seconds < 0.995:
+        return f"{seconds * 1e3:.1f}ms" if seconds < 0.00995 else f"{seconds * 1e3:.0f}ms"
+    return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
+
+
 def shown_age(seconds: float) -> str:
     """A duration in its largest unit: 40s, 12m, 5h, 3d, 20w; the future is 0s."""
     seconds = max(0.0, seconds)
@@ -128,6 +135,7 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
         lines.append(f"  {tier:<8}{figures['files']:>9} files {shown_size(figures['bytes']):>9}")
     lost = (status.get("lost") or {}).get("files")
     lines += [click.style(f"  lost    {lost:>9} files: `tierfs ls -r` says which", fg="red")] if lost else []
+    lines += [f"  reads   {line}" for line in _cold_reads(status.get("cold_reads") or {}, status["store_io"])]
     lines.append(f"  cache   {_cache(status['cache'])}")
     lines.append(f"  store   {_store_io(status['store_io'])}")
     lines += [click.style(f"  breaker {line}", fg="red") for line in _breakers(status.get("breaker") or {}, now)]
@@ -141,6 +149,22 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     return lines
 
 
+def _cold_reads(reads: Mapping[str, Any], io: Mapping[str, Any]) -> list[str]:
+    """How long cold reads waited, and the store took; nothing before there was one."""
+    if not reads.get("reads"):
+        return []
+    waits, first_byte = reads["waits"], io["first_byte"]
+    waited = f"{waits['count']} of {reads['reads']} cold reads waited"
+    late = f", {reads['deadline_misses']} in vain" if reads["deadline_misses"] else ""
+    return [f"{waited}{_quantiles(waits)}{late}; first byte of the store{_quantiles(first_byte) or ': none'}"]
+
+
+def _quantiles(durations: Mapping[str, Any]) -> str:
+    if not durations["count"]:
+        return ""
+    return f": p50 {shown_duration(durations['p50_s'])}, p99 {shown_duration(durations['p99_s'])}"
+
+
 def _cache(cache: Mapping[str, Any]) -> str:
     hits, misses = cache["hits"], cache["misses"]
     rate = f", {100 * hits / (hits + misses):.0f}% hits" if hits + misses else ""
@@ -148,9 +172,8 @@ def _cache(cache: Mapping[str, Any]) -> str:
 
 
 def _store_io(io: Mapping[str, Any]) -> str:
-    requests = io["requests"]
-    count = sum(requests.values()) if isinstance(requests, Mapping) else requests
-    return f"{shown_size(io['bytes_uploaded'])} up, {shown_size(io['bytes_downloaded'])} down, {count} requests"
+    moved = f"{shown_size(io['bytes_uploaded'])} up, {shown_size(io['bytes_downloaded'])} down"
+    return f"{moved}, {io['requests']} requests"
 
 
 def _breakers(breakers: Mapping[str, Any], now: float) -> list[str]:

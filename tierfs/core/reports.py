@@ -10,6 +10,7 @@ from tierfs.core.residency import Residency, Tier
 
 Verb = Literal["archive", "release", "restore"]
 Result = Literal["done", "unchanged", "failed"]
+StoreState = Literal["closed", "open", "half-open"]
 Kind = Literal["file", "directory", "symlink", "other"]
 
 
@@ -78,7 +79,7 @@ class StoreHealth:
     and `refused` count since the start.
     """
 
-    state: Literal["closed", "open", "half-open"]
+    state: StoreState
     failures: int
     since_ns: int
     next_try_ns: int

@@ -32,10 +32,13 @@ _RECEIVED_AT_ONCE = 1 << 16
 class ColdProcess:
     """Runs calls in another process; `configuration` is what that one is told of the mount. See Calls.
 
+    `restarts` counts how often it ended and was started again.
+
     INVARIANT: what a call keeps is kept until the other process says that the call is over, or is gone itself.
     """
 
     def __init__(self, configuration: object, memory_fd: int) -> None:
+        self.restarts = 0
         self._configuration = configuration
         self._memory_fd = memory_fd
         self._numbers = count()
@@ -74,6 +77,7 @@ class ColdProcess:
                 error = await self._serve_one(task_status)
                 task_status = trio.TASK_STATUS_IGNORED
                 _log.error("%s; it is started again", error)
+                self.restarts += 1
                 pause_s = _FIRST_PAUSE_S if trio.current_time() - began > _LONGEST_PAUSE_S else pause_s * 2
                 await trio.sleep(min(pause_s, _LONGEST_PAUSE_S))
 

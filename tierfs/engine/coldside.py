@@ -7,6 +7,7 @@ shared memory, where the bytes themselves are put.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -37,9 +38,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class ColdNumbers:
-    """Totals of process `pid` since its start; `volume` is what the cache takes on its disk, in bytes."""
+    """Totals of process `pid` since its start; `volume` is what the cache takes on its disk, in bytes.
+
+    `began_ns` tells processes apart: when this one began, on the host's monotonic clock.
+    """
 
     pid: int = 0
+    began_ns: int = 0
     store: StoreCounters = field(default_factory=StoreCounters)
     health: Mapping[str, StoreHealth] = field(default_factory=dict)
     cache: CacheCounters = field(default_factory=CacheCounters)
@@ -62,6 +67,7 @@ class ColdSide:
         self._memory = memory
         self._listings: dict[int, Iterator[ObjectInfo]] = {}
         self._numbers = count(os.getpid() << 32)  # never one of a process before
+        self._began_ns = time.monotonic_ns()
 
     # -- chunks --------------------------------------------------------------------------------------------------
 
@@ -104,8 +110,8 @@ class ColdSide:
 
     def numbers(self, job: Job) -> ColdNumbers:
         """The totals."""
-        cache = self._cache
-        return ColdNumbers(os.getpid(), self._store.counters, self._health(), cache.counters, cache.volume())
+        store, cache = self._store.counters, self._cache
+        return ColdNumbers(os.getpid(), self._began_ns, store, self._health(), cache.counters, cache.volume())
 
     # -- objects -------------------------------------------------------------------------------------------------
 

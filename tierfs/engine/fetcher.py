@@ -9,13 +9,14 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakMethod
 
 import trio
 
 from tierfs.core.errors import DeadlineExceeded, IntegrityError, StoreRefused, StoreUnavailable, TierfsError
 from tierfs.core.extents import Item, runs
+from tierfs.core.histogram import Histogram
 from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent
@@ -56,14 +57,18 @@ class HydrateSettings:
 
 @dataclass(slots=True)
 class HydrateCounters:
-    """Running totals since the start. Bytes are those of whole, checked chunks from the store (`bytes_fetched`)."""
+    """Running totals since the start. Bytes are those of whole, checked chunks from the store (`bytes_fetched`).
 
+    `reads` are those of handles, `waited` is how long those of them waited whose chunks were not all in memory.
+    """
+
+    reads: int = 0
     bytes_asked: int = 0
     bytes_fetched: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
     gets: int = 0
-    waits: int = 0
+    waited: Histogram = field(default_factory=Histogram)
     retries: int = 0
     deadline_misses: int = 0
     corrupt_chunks: int = 0
@@ -134,10 +139,19 @@ class Fetcher:
             self._spawn(self._obtain_ahead, item, new)
             self._register(new)
 
+    async def wait_for_read(self, flights: list[Flight]) -> list[memoryview]:
+        """As wait_for, for the read of an application: how long it waited is counted."""
+        if not pending_of(flights):
+            return await self.wait_for(flights)
+        began_s = trio.current_time()
+        try:
+            return await self.wait_for(flights)
+        finally:
+            self.counters.waited.observe(int((trio.current_time() - began_s) * 1e9))
+
     async def wait_for(self, flights: list[Flight]) -> list[memoryview]:
         """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError."""
         deadline_ns = self.settings.deadline_ns
-        self.counters.waits += any(not flight.is_done for flight in flights)
         for flight in flights:
             flight.interest += 1
         try:

@@ -129,10 +129,11 @@ class Reader:
         if not indices:
             return []
         length = min(length, item.ref.size - offset)
+        self._hydrator.counters.reads += 1
         self._hydrator.counters.bytes_asked += length
         flights = self._fetcher.want(item, indices)
         self._read_ahead(offset, length)
-        chunks = await self._fetcher.wait_for(flights)
+        chunks = await self._fetcher.wait_for_read(flights)
         if self.window.ahead and offset + length == min(indices.stop * item.chunk_size, item.ref.size):
             self._fetcher.recent.retire(item.key_of(indices[-1]))
         return [

@@ -6,22 +6,22 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from tierfs.core.config import Settings
-from tierfs.core.errors import NotEligible, StoreUnavailable, TierfsError
+from tierfs.core.errors import NotEligible, TierfsError
+from tierfs.core.histogram import Histogram
 from tierfs.core.policy import why_not_archived, why_not_released
 from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
-from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
+from tierfs.engine.measures import Measures, Odometer
 from tierfs.engine.recover import check
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
@@ -57,6 +57,7 @@ class Observations:
     open_files: int
     backing_ids: int
     known_nodes: int
+    cold_restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +81,19 @@ class Operator:
         self._engine = engine
         self._facts = facts
         self._observe = observe
-        self._last_numbers = ColdNumbers()
+        self._odometer = Odometer(engine.cold)
 
     # -- status --------------------------------------------------------------------------------------------------
 
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
         e, facts, seen = self._engine, self._facts, self._observe()
-        passes, numbers = e.daemon.passes, await self._numbers()
+        passes = e.daemon.passes
         return {
             **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
             **await self._tiers(),
             "lost": self._lost(),
-            "cache": {
-                "bytes": numbers.volume,
-                "limit_bytes": int(e.settings.cache_size),
-                "hits": numbers.cache.hits,
-                "misses": numbers.cache.misses,
-            },
-            "store_io": {
-                "bytes_uploaded": numbers.store.bytes_uploaded,
-                "bytes_downloaded": numbers.store.bytes_downloaded,
-                "requests": sum(numbers.store.requests.values()),
-            },
-            "breaker": {kind: asdict(health) for kind, health in numbers.health.items()},
+            **(await self.measure()).as_json(),
             "queue": {
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
@@ -128,17 +118,29 @@ class Operator:
             },
             "worker_pid": facts.worker_pid,
             "supervisor_pid": facts.supervisor_pid,
-            "cold_pid": numbers.pid,
         }
 
-    async def _cached_total(self) -> int:
-        return (await self._numbers()).volume
+    async def keep_totals(self) -> None:
+        """Look at the cold process's totals now and then, until cancelled: they should outlive it."""
+        await self._odometer.run()
 
-    async def _numbers(self) -> ColdNumbers:
-        """The cold side's totals; the last ones while it is being started again."""
-        with suppress(StoreUnavailable):
-            self._last_numbers = await self._engine.cold.numbers()
-        return self._last_numbers
+    async def measure(self) -> Measures:
+        """The cold side in figures: quickly, however many files there are."""
+        e, facts = self._engine, self._facts
+        cold, seen, counters = await self._odometer.read(), self._observe(), e.hydrator.counters
+        return Measures(
+            mountpoint=facts.mountpoint,
+            version=facts.version,
+            reads=replace(counters, waited=counters.waited.plus(Histogram())),
+            cold=cold,
+            cold_restarts=seen.cold_restarts,
+            cache_limit=int(e.settings.cache_size),
+            operation_errors=seen.read_errors,
+            lost_files=e.tier.catalog.count(Residency.LOST),
+        )
+
+    async def _cached_total(self) -> int:
+        return (await self._odometer.read()).volume
 
     def _lost(self) -> dict[str, int]:
         """Those of the cold files whose bytes cannot be had."""

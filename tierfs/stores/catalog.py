@@ -213,6 +213,11 @@ class Catalog:
         rows = self._run("SELECT residency, count(*), sum(size) FROM records GROUP BY residency")
         return {Residency(residency): Tally(files, size) for residency, files, size in rows}
 
+    def count(self, residency: Residency) -> int:
+        """How many files are of one residency: the index knows, so it takes no look at their records."""
+        ((files,),) = self._run("SELECT count(*) FROM records WHERE residency = ?", (residency,))
+        return int(files)
+
     def put(self, record: Record) -> None:
         """Insert or replace the record of a path."""
         with self._transaction():

@@ -5,9 +5,12 @@ Every method raises only `tierfs.core.errors.StoreError` and its subclasses. Key
 mount is already in them). ETags are compared as opaque strings without their quotes.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from tierfs.core.histogram import Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,39 @@ Progress = Callable[[int], None]
 
 @dataclass(slots=True)
 class StoreCounters:
-    """Running totals since the store was opened: bytes on the wire by direction, and requests by kind."""
+    """Running totals since the store was opened: bytes on the wire by direction, and requests by kind.
+
+    `first_byte` is how long GETs took until their answer began, without those that were never answered.
+    """
 
     bytes_uploaded: int = 0
     bytes_downloaded: int = 0
     requests: dict[str, int] = field(default_factory=dict)
+    first_byte: Histogram = field(default_factory=Histogram)
+
+
+class Meter:
+    """Keeps the totals of a store; safe to use from threads."""
+
+    def __init__(self) -> None:
+        self.totals = StoreCounters()
+        self._lock = threading.Lock()
+
+    def count_request(self, kind: str) -> None:
+        """A request leaves."""
+        with self._lock:
+            self.totals.requests[kind] = self.totals.requests.get(kind, 0) + 1
+
+    def count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
+        """Bytes went over the wire."""
+        with self._lock:
+            self.totals.bytes_uploaded += uploaded
+            self.totals.bytes_downloaded += downloaded
+
+    def count_first_byte(self, waited_ns: int) -> None:
+        """The answer to a GET began, so long after it was asked for."""
+        with self._lock:
+            self.totals.first_byte.observe(waited_ns)
 
 
 class ColdStore(Protocol):

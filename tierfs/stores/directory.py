@@ -31,7 +31,7 @@ from tierfs.core.errors import (
     ObjectMissing,
     StoreRefused,
 )
-from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters, plain_metadata
+from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.directory_layout import (
     ABOUT,
     DIRECTORY,
@@ -74,7 +74,7 @@ class DirectoryStore:
     """
 
     def __init__(self, directory: str) -> None:
-        self.counters = StoreCounters()
+        self._meter = Meter()
         self._place = f"directory {directory}"
         self._lock = threading.Lock()
         try:
@@ -87,6 +87,11 @@ class DirectoryStore:
             ) from error
         # A disk that is not mounted looks like an empty directory: once seen, this must not go away.
         self._was_ours = self._exists(RESERVED)
+
+    @property
+    def counters(self) -> StoreCounters:
+        """Running totals since it was opened."""
+        return self._meter.totals
 
     def expect_objects(self) -> None:
         """The caller knows that objects were written here: BucketMissing if there is no trace of a store."""
@@ -119,7 +124,7 @@ class DirectoryStore:
 
     def _write_body(self, key: str, name: bytes, source: Source, progress: Progress) -> os.stat_result:
         """Copy the source to `name`; what is returned identifies the body for ever."""
-        self._count("PutObject")
+        self._meter.count_request("PutObject")
         with self._telling("write", key):
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._root)
         try:
@@ -132,7 +137,7 @@ class DirectoryStore:
                     write_all(fd, block)
                 crc32 = isal_zlib.crc32(block, crc32)
                 size += len(block)
-                self._count_bytes(uploaded=len(block))
+                self._meter.count_bytes(uploaded=len(block))
                 progress(len(block))
             if size != source.size:
                 raise IntegrityError(
@@ -202,7 +207,8 @@ class DirectoryStore:
         """Stream the bytes [start, stop); see ColdStore. A body that is replaced meanwhile is read to its end."""
         if start >= stop:
             return
-        self._count("GetObject")
+        self._meter.count_request("GetObject")
+        asked_ns = time.monotonic_ns()
         with self._body(key) as (fd, info):
             if etag and info.etag != etag:
                 raise ObjectChanged(f"cannot read object {key} in {self._place}: it was overwritten")
@@ -215,13 +221,16 @@ class DirectoryStore:
                     raise IntegrityError(
                         f"cannot read object {key} in {self._place}: it ends {stop - start} bytes early"
                     )
+                if asked_ns:
+                    self._meter.count_first_byte(time.monotonic_ns() - asked_ns)
+                    asked_ns = 0
                 start += len(block)
-                self._count_bytes(downloaded=len(block))
+                self._meter.count_bytes(downloaded=len(block))
                 yield block
 
     def head(self, key: str) -> ObjectInfo:
         """Describe one object; see ColdStore."""
-        self._count("HeadObject")
+        self._meter.count_request("HeadObject")
         with self._body(key) as (_, info):
             return info
 
@@ -260,7 +269,7 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`; see ColdStore. Names that are not UTF-8 are no keys: logged."""
-        self._count("ListObjectsV2")
+        self._meter.count_request("ListObjectsV2")
         self._must_be_ours()
         below, _, _ = prefix.rpartition("/")
         try:
@@ -301,7 +310,7 @@ class DirectoryStore:
 
     def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
         """Copy an object inside the directory; see ColdStore."""
-        self._count("CopyObject")
+        self._meter.count_request("CopyObject")
         with self._body(source.key) as (fd, info):
             if (info.etag, info.size) != (source.etag, source.size):
                 raise ObjectChanged(f"cannot copy object {source.key} in {self._place}: it was overwritten")
@@ -310,7 +319,7 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         """Delete an object, and directories that it leaves empty; deleting one that is not there succeeds."""
         parts = split_key(key)
-        self._count("DeleteObject")
+        self._meter.count_request("DeleteObject")
         with self._telling("delete", key):
             try:
                 with self._lock, parent_of(self._root, parts) as parent:
@@ -389,12 +398,3 @@ class DirectoryStore:
                 self._must_be_ours()
             what = f"object {key} in {self._place}" if key else f"the {self._place}"
             raise kind(f"cannot {verb} {what}: {why}") from error
-
-    def _count(self, kind: str) -> None:
-        with self._lock:
-            self.counters.requests[kind] = self.counters.requests.get(kind, 0) + 1
-
-    def _count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
-        with self._lock:
-            self.counters.bytes_uploaded += uploaded
-            self.counters.bytes_downloaded += downloaded

@@ -4,7 +4,7 @@ boto3 signs, retries and reuses connections; what an answer means is decided in 
 and sent with the request: boto3's own way needs a chunked upload that several servers break on.
 """
 
-import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from tierfs.core.errors import (
     StoreUnavailable,
 )
 from tierfs.stores import s3_probe
-from tierfs.stores.cold import ObjectInfo, Progress, Source, StoreCounters, plain_metadata
+from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.s3_answers import (
     NOT_S3,
     Abilities,
@@ -87,10 +87,9 @@ class S3Settings:
 class S3Wire:
     """One bucket by boto3: counts requests as they leave, and turns everything that can go wrong into StoreErrors."""
 
-    def __init__(self, settings: S3Settings, session: boto3.Session, counters: StoreCounters) -> None:
+    def __init__(self, settings: S3Settings, session: boto3.Session, meter: Meter) -> None:
         self._settings = settings
-        self._counters = counters
-        self._lock = threading.Lock()
+        self.meter = meter
         self._client = _connect(settings, session)
         self._client.meta.events.register("before-send.s3", self._count_request)
         self._client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
@@ -104,7 +103,7 @@ class S3Wire:
             answer: dict[str, Any] = getattr(self._client, operation)(**about, **arguments)
         body = arguments.get("Body")
         if isinstance(body, bytes):
-            self.count_bytes(uploaded=len(body))
+            self.meter.count_bytes(uploaded=len(body))
         return answer
 
     @contextmanager
@@ -123,21 +122,13 @@ class S3Wire:
             kind, why = explain(error)
             raise self._tell(operation, key, kind, why) from error
 
-    def count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
-        """Add to the totals of bytes."""
-        with self._lock:
-            self._counters.bytes_uploaded += uploaded
-            self._counters.bytes_downloaded += downloaded
-
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
     def _count_request(self, event_name: str, **_: Any) -> None:
         # Called for every attempt: retries cost money too.
-        operation = event_name.rpartition(".")[2]
-        with self._lock:
-            self._counters.requests[operation] = self._counters.requests.get(operation, 0) + 1
+        self.meter.count_request(event_name.rpartition(".")[2])
 
     def _refused(self, operation: str, key: str, error: boto.ClientError) -> StoreError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -162,15 +153,20 @@ class S3Store:
     """
 
     def __init__(self, settings: S3Settings) -> None:
-        self.counters = StoreCounters()
+        self._meter = Meter()
         self._settings = settings
         # A session keeps S3's model, which costs a quarter of a second to read.
         self._session = _session(settings)
-        self._wire = S3Wire(settings, self._session, self.counters)
+        self._wire = S3Wire(settings, self._session, self._meter)
         reading = replace(settings, max_retries=0, timeout_s=min(settings.timeout_s, settings.read_timeout_s))
-        self._reading = S3Wire(reading, self._session, self.counters)
+        self._reading = S3Wire(reading, self._session, self._meter)
         self._abilities = Abilities(crc32=settings.checksum == "auto")
         self._extra = {"StorageClass": settings.storage_class} if settings.storage_class else {}
+
+    @property
+    def counters(self) -> StoreCounters:
+        """Running totals since it was opened; bytes are those of objects."""
+        return self._meter.totals
 
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         """Upload `source` as `key` and return what a HEAD afterwards says; see ColdStore."""
@@ -199,7 +195,9 @@ class S3Store:
             arguments["IfMatch"] = f'"{etag}"'
         if version_id:
             arguments["VersionId"] = version_id
+        began_ns = time.monotonic_ns()
         answer = self._reading.call("get_object", key, **arguments)
+        self._meter.count_first_byte(time.monotonic_ns() - began_ns)  # its head is here: the body follows at once
         body = answer["Body"]
         try:
             with self._reading.telling("get_object", key):
@@ -223,7 +221,7 @@ class S3Store:
             if not block:
                 return
             left -= len(block)
-            self._reading.count_bytes(downloaded=len(block))
+            self._meter.count_bytes(downloaded=len(block))
             yield block
 
     def head(self, key: str) -> ObjectInfo:
@@ -297,7 +295,7 @@ class S3Store:
         """The self-test: learns what the store can do, and says in sentences what it cannot; see ColdStore."""
         # Few retries: somebody waits for the mount.
         hasty = replace(self._settings, max_retries=min(1, self._settings.max_retries))
-        wire = S3Wire(hasty, self._session, self.counters)
+        wire = S3Wire(hasty, self._session, self._meter)
         try:
             found = s3_probe.probe(wire, self._settings.prefix, self._abilities, self._settings.read_only)
         finally:
