@@ -20,7 +20,7 @@ _SAMPLE_S = 0.05
 _STALLED = 200
 _STALLED_TIMEOUT_S = 15
 _CALLS = ("stat", "open", "read 4 KiB", "write 4 KiB")
-_IDLE_S = 2.5
+_IDLE_S = 4.0
 _THREADS = 16
 _PATIENCE_S = 120.0
 _PEERS = ("rclone", "s3fs")
@@ -121,7 +121,7 @@ def _beside_stalled(stage: Stage, mounted: Mounted) -> dict[str, float]:
     idle: dict[str, list[float]] = {}
     stalled: dict[str, list[float]] = {}
     path, step = mounted.directory / stage.names[0], stage.sizes.file // _STALLED // PAGE * PAGE
-    _sample(mounted.hot, {}, _IDLE_S)
+    _sample(mounted.hot, {}, _IDLE_S / 4)
     _sample(mounted.hot, idle, _IDLE_S)
     asked = _reads_of(mounted)
     stage.proxy.order(Fault(Kind.BLACK_HOLE))
