@@ -127,6 +127,7 @@ def _beside_stalled(stage: Stage, mounted: Mounted) -> dict[str, float]:
     stage.proxy.order(Fault(Kind.BLACK_HOLE))
     with reading([path] * _STALLED, PAGE, step) as readers:
         wait_until(lambda: _reads_of(mounted) >= asked + _STALLED or readers.poll() is not None)
+        time.sleep(1)  # what their coming stirred up is over
         _sample(mounted.hot, stalled, 2 * _IDLE_S)
         was_over = readers.poll() is not None
         mounted.look_at_memory()
