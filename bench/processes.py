@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -69,7 +70,7 @@ def _end(process: "subprocess.Popen[bytes]", mountpoint: Path) -> None:
         try:
             kernel.unmount(str(mountpoint))
         except OSError:
-            _cut_off(mountpoint)
+            cut_off(mountpoint)
     for end in (process.terminate, process.kill):
         try:
             process.wait(_STOP_S)
@@ -79,7 +80,7 @@ def _end(process: "subprocess.Popen[bytes]", mountpoint: Path) -> None:
     process.wait()
 
 
-def _cut_off(mountpoint: Path) -> None:
+def cut_off(mountpoint: Path) -> None:
     """Nobody waits for an answer any more, and the mount is out of sight."""
     at = kernel.mounted_at(str(mountpoint))
     if at and at.filesystem_type.startswith("fuse"):
@@ -87,6 +88,40 @@ def _cut_off(mountpoint: Path) -> None:
             Path("/sys/fs/fuse/connections", str(at.minor), "abort").write_text("1")
     with suppress(OSError):
         kernel.unmount(str(mountpoint), lazy=True)
+
+
+@contextmanager
+def cut_off_after(seconds: float, mountpoint: Path) -> Iterator[None]:
+    """A mount that is still at it by then is cut off: what waits for it fails, and the block with it. MountError."""
+    timer = threading.Timer(seconds, cut_off, [mountpoint])
+    timer.start()
+    try:
+        yield
+    except OSError as error:
+        if timer.is_alive():
+            raise
+        raise MountError(f"cut off after {seconds:g} s: {error}") from None
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def repeating(action: Callable[[], None], pause_s: float) -> Iterator[None]:
+    """Do something again and again, in a thread, while the block runs; once more at its end."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.wait(pause_s):
+            action()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        action()
 
 
 def family(pid: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Readers in a process of their own, so that their interpreter is not in the way of who measures meanwhile.
 
-`python -m bench.readers FIRST BYTES PATH...` reads BYTES from FIRST of each file, a thread for each, once or, with
-`--again`, until it is ended; then it prints {"errors": {errno: count}, "slowest_s": seconds} as JSON.
+`python -m bench.readers [--step STEP] BYTES PATH...` reads BYTES of each file, a thread for each: the first file from
+its begin, each next one STEP further on. Then it prints {"errors": {errno: count}, "slowest_s": seconds} as JSON.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MIB = 1 << 20
+from bench.rows import MIB, claim_memory
 
 
 @contextmanager
-def reading(paths: list[Path], first: int, size: int, again: bool = False) -> Iterator["subprocess.Popen[str]"]:
+def reading(paths: list[Path], size: int, step: int = 0) -> Iterator["subprocess.Popen[str]"]:
     """Readers that run while the block does; who wants their answer waits for them inside it."""
-    command = [sys.executable, "-m", "bench.readers", *(["--again"] if again else []), str(first), str(size)]
+    command = [sys.executable, "-m", "bench.readers", f"--step={step}", str(size), *map(str, paths)]
     process = subprocess.Popen(
-        [*command, *map(str, paths)],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -50,17 +50,17 @@ def read_range(path: Path, first: int, size: int) -> None:
         os.close(fd)
 
 
-def read_all(paths: list[Path], first: int, size: int) -> dict[str, int]:
-    """Read the same range of each file at the same time; how often which error was met."""
+def read_all(paths: list[Path], size: int, step: int = 0) -> dict[str, int]:
+    """Read so much of each file at the same time, each next one `step` further on; how often which error was met."""
     errors: Counter[str] = Counter()
 
-    def read(path: Path) -> None:
+    def read(path: Path, first: int) -> None:
         try:
             read_range(path, first, size)
         except OSError as error:
             errors[errno.errorcode.get(error.errno or 0, "?")] += 1
 
-    threads = [threading.Thread(target=read, args=(path,)) for path in paths]
+    threads = [threading.Thread(target=read, args=(path, order * step)) for order, path in enumerate(paths)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -68,18 +68,29 @@ def read_all(paths: list[Path], first: int, size: int) -> dict[str, int]:
     return dict(errors)
 
 
+def rate(paths: list[Path], size: int) -> float:
+    """MiB/s of readers of so much of each file, all at the same time. OSError.
+
+    Memory is there for the kernel's pages, and as much again for what the filesystem keeps itself.
+    """
+    claim_memory(2 * len(paths) * size)
+    began = time.perf_counter()
+    errors = read_all(paths, size)
+    seconds = time.perf_counter() - began
+    if errors:
+        raise OSError(f"reads failed: {errors}")
+    return len(paths) * size / MIB / seconds
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.readers", description=__doc__.splitlines()[0])
-    parser.add_argument("--again", action="store_true", help="begin anew until ended")
-    parser.add_argument("first", type=int)
+    parser.add_argument("--step", type=int, default=0, help="how much further on each next reader begins")
     parser.add_argument("bytes", type=int)
     parser.add_argument("paths", type=Path, nargs="+")
     chosen = parser.parse_args()
     began = time.monotonic()
-    errors = read_all(chosen.paths, chosen.first, chosen.bytes)
-    while chosen.again:
-        errors = read_all(chosen.paths, chosen.first, chosen.bytes)
+    errors = read_all(chosen.paths, chosen.bytes, chosen.step)
     print(json.dumps({"errors": errors, "slowest_s": time.monotonic() - began}))
 
 

@@ -299,7 +299,7 @@ def test_a_read_only_self_test_writes_nothing(strict: Backend) -> None:
     assert strict.server is not None
     store = S3Store(S3Settings(BUCKET, endpoint_url=strict.server.endpoint_url, read_only=True))
     assert store.probe() == ()
-    assert store.counters.requests == {"ListObjectsV2": 1}
+    assert store.counters.requests == {"ListObjectsV2": 1, "GetObject": 1}
     store.close()
 
 

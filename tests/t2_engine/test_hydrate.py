@@ -231,6 +231,31 @@ async def test_what_reads_waited_is_counted(
         mock_clock.rate = 1
 
 
+async def test_a_read_that_the_kernel_repeats_does_not_wait_again(
+    bucket: Bucket, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    """What could not be read ahead the kernel asks for a second time: the application waits for one deadline."""
+    ref = bucket.add(64)
+    bucket.hold()
+    results: list[Any] = []
+    async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
+        reader = hydrator.reader(ref)
+        in_background(nursery, lambda: reader.read(4, 8), results)
+        await bucket.wait_asked(1)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(31)
+        await trio.testing.wait_all_tasks_blocked()
+        in_background(nursery, lambda: reader.read(8, 4), results)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [type(error) for error in results] == [DeadlineExceeded] * 2
+        in_background(nursery, lambda: reader.read(4, 4), results)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(results) == 2  # whoever reads after that waits
+        bucket.let_go()
+        mock_clock.rate = 1
+    assert b"".join(results[2]) == bucket.objects["k"][4:8]
+
+
 async def test_an_unavailable_store_is_asked_again(
     bucket: Bucket, cache: ChunkCache, mock_clock: trio.testing.MockClock
 ) -> None:

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import trio
 
+from tierfs.core.errors import DeadlineExceeded
 from tierfs.core.extents import Item, Window, chunk_indices, count_chunks, plan_read_ahead, plan_window, slice_of_chunk
 from tierfs.core.records import ObjectRef
 from tierfs.engine.arena import Arena
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings
+from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings, pending_of
 from tierfs.engine.flights import Flight
 
 __all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
@@ -24,6 +25,8 @@ __all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
 
 #: A reader that goes elsewhere does so at once; what only looks at a file closes it at once.
 _START_AFTER_S = 0.005
+#: What could not be read ahead the kernel asks for once more, at once, before the application gets its error.
+_ECHO_S = 1.0
 
 
 class Hydrator:
@@ -101,13 +104,17 @@ class Hydrator:
 
 
 class Reader:
-    """Reads one object for one handle; keeps the handle's read-ahead window."""
+    """Reads one object for one handle; keeps the handle's read-ahead window.
+
+    A read that missed its deadline is answered the same way, without waiting, when the kernel repeats it.
+    """
 
     def __init__(self, hydrator: Hydrator, fetcher: Fetcher, item: Item) -> None:
         self.window = Window()
         self._hydrator = hydrator
         self._fetcher = fetcher
         self._item = item
+        self._missed: list[tuple[range, float]] = []  # extents, and until when their repetition is expected
 
     def start(self) -> None:
         """Begin to fetch the first chunk, unless something else is read or the handle closed at once; does not wait."""
@@ -133,13 +140,27 @@ class Reader:
         self._hydrator.counters.bytes_asked += length
         flights = self._fetcher.want(item, indices)
         self._read_ahead(offset, length)
-        chunks = await self._fetcher.wait_for_read(flights)
+        self._fail_repetition(offset, flights)
+        try:
+            chunks = await self._fetcher.wait_for_read(flights)
+        except DeadlineExceeded:
+            self._missed.append((range(offset, offset + length), trio.current_time() + _ECHO_S))
+            raise
         if self.window.ahead and offset + length == min(indices.stop * item.chunk_size, item.ref.size):
             self._fetcher.recent.retire(item.key_of(indices[-1]))
         return [
             chunk[slice_of_chunk(index, item.chunk_size, offset, length)]
             for index, chunk in zip(indices, chunks, strict=True)
         ]
+
+    def _fail_repetition(self, offset: int, flights: list[Flight]) -> None:
+        """Each missed deadline answers one repetition. DeadlineExceeded."""
+        now = trio.current_time()
+        self._missed = [(extent, until) for extent, until in self._missed if now < until]
+        for missed in self._missed:
+            if offset in missed[0] and pending_of(flights):
+                self._missed.remove(missed)
+                raise DeadlineExceeded(f"{self._item.ref.key}: the store did not answer the read before this one")
 
     def _read_ahead(self, offset: int, length: int) -> None:
         item, hydrator = self._item, self._hydrator
