@@ -5,6 +5,7 @@ database in the process that answers the kernel would show up as milliseconds in
 """
 
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -27,6 +28,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _LEAVING_S = 2.0  # to close the cache; killed after that, which harms nothing
 _RECEIVED_AT_ONCE = 1 << 16
+#: Many threads that receive a block each, one after the other: two heaps serve them all, instead of one for each.
+_MALLOC = {"MALLOC_ARENA_MAX": "2"}
 
 
 class ColdProcess:
@@ -92,7 +95,9 @@ class ColdProcess:
             with theirs:
                 fds = (theirs.fileno(), self._memory_fd)
                 command = (sys.executable, "-m", _MODULE, *map(str, fds))
-                process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, pass_fds=fds)
+                process = await trio.lowlevel.open_process(
+                    command, stdin=subprocess.DEVNULL, pass_fds=fds, env={**_MALLOC, **os.environ}
+                )
             try:
                 await self._talk(_Line(ours), task_status)
             finally:

@@ -42,17 +42,22 @@ class HydrateSettings:
     deadline_ns: int | None = 30_000_000_000
     concurrency: int = 16
     fetch_bytes: int = 8 << 20
-    memory_bytes: int = 128 << 20
+    memory_bytes: int = 88 << 20
 
     @property
     def flight_bytes(self) -> int:
         """Memory for chunks on their way to readers, and recently landed ones."""
-        return self.memory_bytes * 3 // 4
+        return self.memory_bytes * 9 // 11
+
+    @property
+    def recent_bytes(self) -> int:
+        """The part of them that landed ones may take, the windows of all readers among them."""
+        return self.flight_bytes * 8 // 9
 
     @property
     def stream_bytes(self) -> int:
         """Memory for one restore."""
-        return self.memory_bytes // 4 // STREAMS
+        return (self.memory_bytes - self.flight_bytes) // STREAMS
 
 
 @dataclass(slots=True)
@@ -89,7 +94,7 @@ class Fetcher:
     def __init__(self, cold: ColdTier, arena: Arena, settings: HydrateSettings) -> None:
         self.settings = settings
         self.counters = HydrateCounters()
-        self.recent = Recent(settings.memory_bytes // 2)
+        self.recent = Recent(settings.recent_bytes)
         self._cold = cold
         self._arena = arena
         self._flights: dict[FlightKey, Flight] = {}

@@ -48,8 +48,8 @@ from tierfs.stores.s3_upload import Target, copy_parts, read_exactly, upload_par
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-#: Bytes handed on at once by get(): large enough to be cheap, small enough to stop soon.
-BLOCK = 1 << 20
+#: Bytes handed on at once by get(): large enough to be cheap, small enough to stop soon, and for many at a time.
+BLOCK = 512 << 10
 
 #: Time to connect, in seconds, where the setting allows more: a host that does not answer by then is down.
 CONNECT_S = 10.0
