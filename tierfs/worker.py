@@ -108,6 +108,8 @@ class Worker:
         self.hydrator = Hydrator(cold, arena, reading)
         self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
         self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer)
+        if settings.warm_successor:
+            self.filesystem.files.successor = self.filesystem.tree.successor
         exits.callback(self.filesystem.close)
         self.sweeper = Sweeper(tier, cold)
         self.archiver = Archiver(tier, cold, self.sweeper, settings.chunk_size, settings.archive_concurrency)
@@ -166,7 +168,7 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.hydrator.run)
                 await nursery.start(self.restorer.run)
-                nursery.start_soon(self._serve_fuse, nursery.cancel_scope)
+                nursery.start_soon(self._serve_fuse, fuse_fd, nursery.cancel_scope)
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._choose_passthrough(fuse_fd, wanted)
@@ -180,8 +182,8 @@ class Worker:
             fuse.stop()
             registry.unregister(self.request["mountpoint"])
 
-    async def _serve_fuse(self, everything: trio.CancelScope) -> None:
-        await fuse.serve()
+    async def _serve_fuse(self, fuse_fd: int, everything: trio.CancelScope) -> None:
+        await fuse.serve(fuse_fd)
         log.info("the mount was taken away")
         self.cold_process.end_soon(_LEAVING_S)
         everything.cancel()

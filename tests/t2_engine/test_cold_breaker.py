@@ -1,6 +1,8 @@
 """Cold reads behind a circuit breaker, on a clock that the test moves: deadlines hold, readers wait, it heals."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.t2_engine.hydration import Bucket, has_threads, in_background, read, running
+from tests.t2_engine.hydration import SETTINGS, Bucket, has_threads, in_background, read, running
 from tierfs.core.errors import DeadlineExceeded, StoreUnavailable
 from tierfs.engine.hydrate import Hydrator
 from tierfs.stores.breaker import Breaker, BreakerRules, BreakerStore
@@ -74,3 +76,55 @@ async def test_an_open_breaker_shortens_no_deadline_and_spares_the_store(
         mock_clock.jump(RULES.longest_pause_ns / 1e9)
         assert await read(hydrator.reader(ref), 0, 4) == bucket.objects["k"][:4]
         mock_clock.rate = 1
+
+
+async def test_a_spared_store_is_asked_when_its_next_try_is_due(
+    bucket: Bucket, store: BreakerStore, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    """By one reader; refusals are neither GETs nor retries, and all get their bytes with the first try that works."""
+    ref = bucket.add(200)
+    bucket.faults = [StoreUnavailable("503")] * 10_000
+    results: list[Any] = []
+    async with running(store, cache, replace(SETTINGS, read_ahead_bytes=0)) as hydrator, trio.open_nursery() as nursery:
+        for offset in range(0, 200, 8):
+            in_background(nursery, partial(read, hydrator.reader(ref), offset, 4), results)
+        await pass_time(hydrator, mock_clock, lambda: mock_clock.current_time() > 15)
+        asked = len(bucket.gets)
+        assert asked < 20
+        assert hydrator.counters.retries == hydrator.counters.gets == asked
+        assert store.health()["reads"].refused < 25 + 3 * asked
+        bucket.faults = []
+        health = store.health()["reads"]
+        due = mock_clock.current_time() + (health.next_try_ns - time.time_ns()) / 1e9
+        await pass_time(hydrator, mock_clock, lambda: len(results) == 25)
+        assert mock_clock.current_time() < due + 0.2
+        assert sorted(map(bytes, results)) == sorted(bucket.objects["k"][at : at + 4] for at in range(0, 200, 8))
+        assert len(bucket.gets) == asked + 25
+        mock_clock.rate = 1
+
+
+async def test_a_try_whose_reader_goes_away_is_taken_over(
+    bucket: Bucket, store: BreakerStore, cache: ChunkCache, mock_clock: trio.testing.MockClock
+) -> None:
+    """Readers that came at other times take turns; none of them waits for one that is gone."""
+    ref = bucket.add(200)
+    bucket.faults = [StoreUnavailable("503")] * 10_000
+    results: list[Any] = []
+    async with running(store, cache, replace(SETTINGS, read_ahead_bytes=0)) as hydrator, trio.open_nursery() as nursery:
+        for number in range(10):
+            in_background(nursery, partial(read, hydrator.reader(ref), 20 * number, 4), results)
+            came = mock_clock.current_time()
+            await pass_time(hydrator, mock_clock, partial(is_past, came + 5))
+        assert results
+        assert all(isinstance(result, DeadlineExceeded) for result in results)
+        gone = len(results)
+        bucket.faults = []
+        await pass_time(hydrator, mock_clock, partial(is_past, mock_clock.current_time() + 5.5))
+        assert len(results) == 10
+        assert sum(isinstance(result, DeadlineExceeded) for result in results) == gone
+        mock_clock.rate = 1
+
+
+def is_past(at: float) -> bool:
+    """Whether it is later than that."""
+    return trio.current_time() >= at

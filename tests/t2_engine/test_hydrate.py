@@ -314,3 +314,18 @@ async def test_readers_do_not_hang_when_the_mount_goes_away(bucket: Bucket, cach
         await read(hydrator.reader(ref), 8, 4)
     bucket.let_go(1)  # the thread that was left behind ends at its next block
     await settled(hydrator)
+
+
+@pytest.mark.parametrize("with_crcs", [True, False])
+async def test_a_failed_get_around_a_cached_chunk_is_repeated_around_it(
+    bucket: Bucket, cache: ChunkCache, with_crcs: bool
+) -> None:
+    """What is missing is two ranges then: neither is taken for the other one."""
+    ref = bucket.add(16, with_crcs=with_crcs)
+    async with running(bucket, cache) as hydrator:
+        await read(hydrator.reader(ref), 4, 4)
+    bucket.faults = [StoreUnavailable("503")]
+    bucket.gets.clear()
+    async with running(bucket, cache) as hydrator:
+        assert await read(hydrator.reader(ref), 0, 16) == bucket.objects["k"]
+    assert sorted(set(bucket.gets)) == [(0, 4), (8, 16)]

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.conftest import require
 from tests.faults import Fault, Kind
 from tests.mounting import Mount, MountFailed
 from tests.servers import S3Server
+from tests.t4_mount.asynchronous import reading
 from tests.t4_mount.faulty_bucket import Readers, Stage, bucket_server, staged
 from tests.t4_mount.modes import MODES, wait_until
 from tierfs.mount import kernel
@@ -24,6 +26,10 @@ READERS = 200
 CHUNK = 64 << 10
 CONTENT = random.Random(200).randbytes(READERS * CHUNK)
 OFFSETS = range(0, READERS * CHUNK, CHUNK)
+#: More than the kernel's background requests, or pyfuse3's tasks, are as a rule.
+MANY = 2500
+PAGE = 4096
+PAGES = random.Random(2500).randbytes(MANY * PAGE)
 #: Requests that hang do so for longer than their readers wait, and than an unmount may take.
 HANG = ("--chunk-size", "64KiB", "--timeout", "10m")
 
@@ -60,7 +66,7 @@ def stall(stage: Stage) -> Readers:
     return readers
 
 
-def use_hot_files(mount: Mount, round_number: int) -> None:
+def use_hot_files(mount: Mount, round_number: int, cold_size: int = len(CONTENT)) -> None:
     """What applications do to hot files, and to the metadata of cold ones."""
     path = mount.path / f"hot{round_number}"
     with path.open("wb", buffering=0) as file:
@@ -76,7 +82,7 @@ def use_hot_files(mount: Mount, round_number: int) -> None:
     other = path.rename(mount.path / "other")
     assert {"cold", "other"} <= set(os.listdir(mount.path))
     other.unlink()
-    assert (mount.path / "cold").stat().st_size == len(CONTENT)
+    assert (mount.path / "cold").stat().st_size == cold_size
     (mount.path / "cold").chmod(0o640)
 
 
@@ -106,6 +112,61 @@ def test_stalled_readers_get_an_error_at_the_deadline(server: S3Server, mode: st
         stage.proxy.heal()
         path = stage.mount.path / "cold"
         wait_until(lambda: Readers(path, [7 * CHUNK], CHUNK).join() == [CONTENT[7 * CHUNK : 8 * CHUNK]])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_thousands_of_stalled_readers_disturb_nobody(server: S3Server, mode: str) -> None:
+    """They and writers wait, for ever if need be; nothing that hot files need is used up; then all get through."""
+    flags = ("--chunk-size", "4KiB", "--cold-errors", "block")
+    with staged_in_mode(mode, *flags, server=server) as stage, ThreadPoolExecutor(8) as pool:
+        path = stage.cold("cold", PAGES)
+        others = [stage.cold(f"other{number}", b"other" * 1000) for number in range(8)]
+        before = reads_seen(stage.mount)
+        stage.proxy.order(Fault(Kind.BLACK_HOLE))
+        with reading(path, range(0, len(PAGES), PAGE), PAGE) as reads:
+            wait_until(lambda: reads_seen(stage.mount) >= before + MANY)
+            writers = [pool.submit(append, other) for other in others]
+            wait_until(lambda: stage.mount.status()["queue"]["restoring"] == len(others))
+            for round_number in range(20):
+                use_hot_files(stage.mount, round_number, len(PAGES))
+                read_past_the_cache(stage.mount)
+            assert reads.done() == 0
+            assert not any(writer.done() for writer in writers)
+            stage.proxy.heal()
+            assert reads.results() == [PAGES[at : at + PAGE] for at in range(0, len(PAGES), PAGE)]
+        assert [writer.result() for writer in writers] == [None] * len(others)
+        assert {other.read_bytes() for other in others} == {b"other" * 1000 + b"end"}
+
+
+def test_thousands_of_stalled_readers_get_an_error_at_the_deadline(server: S3Server) -> None:
+    """Each of them, counted, wherever it stood in a queue; nothing is fetched for those that went away."""
+    with staged_in_mode("off", "--chunk-size", "4KiB", "--cold-timeout", "10s", server=server) as stage:
+        path = stage.cold("cold", PAGES)
+        downloaded = stage.mount.downloaded()
+        stage.proxy.order(Fault(Kind.BLACK_HOLE))
+        with reading(path, range(0, len(PAGES), PAGE), PAGE) as reads:
+            assert reads.results() == [errno.EIO] * MANY
+        assert stage.read_errors() == MANY
+        use_hot_files(stage.mount, 0, len(PAGES))
+        stage.proxy.heal()
+        wait_until(lambda: Readers(path, [7 * PAGE], PAGE).join() == [PAGES[7 * PAGE : 8 * PAGE]])
+        assert stage.mount.downloaded() - downloaded < len(PAGES) // 10
+
+
+def append(path: Path) -> None:
+    """What makes a cold file hot again."""
+    with path.open("ab", buffering=0) as file:
+        file.write(b"end")
+
+
+def read_past_the_cache(mount: Mount) -> None:
+    """Reads of hot files that the kernel has to ask for, where it is not passed through."""
+    path = mount.path / "forgotten"
+    path.write_bytes(b"hot " * 100_000)
+    with path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert file.read() == b"hot " * 100_000
 
 
 def test_a_mount_goes_although_its_bucket_hangs(server: S3Server) -> None:

@@ -146,6 +146,9 @@ class Settings(BaseModel):
         parse_size("1MiB"), "Unit of fetching and caching: a power of two (less than 64KiB is for tests)."
     )
     read_ahead: Size = _setting(parse_size("64MiB"), "Most that is fetched ahead of a sequential reader; 0: nothing.")
+    warm_successor: bool = _setting(
+        False, "Fetch the beginning of the next segment when a sequential reader nears the end of one."
+    )
     cold_timeout: Deadline = _setting(parse_age("30s"), "How long a read of a cold file may wait for the store.")
     cold_errors: Literal["eio", "block"] = _setting(
         "eio", "What a cold read does after cold_timeout: fail with EIO, or go on waiting for ever."

@@ -16,6 +16,7 @@
        |- BucketMissing               EIO    creates the bucket or corrects its name
        |- StoreRefused                EIO    (other 4xx) reads the store's message
        `- StoreUnavailable            EIO    (5xx, 429, no connection, time-out) waits: the only one that is retried
+          `- StoreSpared              EIO    waits: the store failed too often, and was not asked
 
 Each class carries the errno that a system call gets. `str(error)` is one sentence for a person.
 """
@@ -91,4 +92,13 @@ class StoreRefused(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached or is overloaded (5xx, 429, connection, time-out): worth a retry."""
+    """The store cannot be reached or is overloaded (5xx, 429, connection, time-out): worth a retry.
+
+    `wait_ns`: nanoseconds until it will be asked again; None where nobody decided that.
+    """
+
+    wait_ns: int | None = None
+
+
+class StoreSpared(StoreUnavailable):
+    """The store was not asked at all, because it failed too often."""

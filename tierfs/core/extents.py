@@ -130,6 +130,11 @@ def plan_window(window: Window, offset: int, length: int, chunk_size: int, cap: 
     return replace(window, expected=stop, ahead=ahead)
 
 
+def is_near_end(window: Window, size: int, chunk_size: int) -> bool:
+    """Whether a sequential reader has come so far that its window reaches the end of an object."""
+    return window.ahead > 0 and window.expected - slack_of(chunk_size) + window.ahead >= size
+
+
 def plan_read_ahead(window: Window, size: int, chunk_size: int, longest: int) -> range:
     """The chunks to ask for now so that the window is filled; the caller advances `front` to the range's end.
 

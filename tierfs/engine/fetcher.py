@@ -14,12 +14,21 @@ from weakref import WeakMethod
 
 import trio
 
-from tierfs.core.errors import DeadlineExceeded, IntegrityError, StoreRefused, StoreUnavailable, TierfsError
+from tierfs.core.errors import (
+    DeadlineExceeded,
+    IntegrityError,
+    StoreError,
+    StoreRefused,
+    StoreSpared,
+    StoreUnavailable,
+    TierfsError,
+)
 from tierfs.core.extents import Item, runs
 from tierfs.core.histogram import Histogram
 from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent
+from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent, queued
+from tierfs.engine.truce import Truce
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +110,7 @@ class Fetcher:
         self._ledger = Ledger(settings.flight_bytes, self.recent)
         self._nursery: trio.Nursery | None = None
         self._is_stopped = False
+        self._truce = Truce()
         self._gets = trio.CapacityLimiter(settings.concurrency)
         # Read-ahead and restores leave some GETs free for a reader that waits.
         self._background_gets = trio.CapacityLimiter(max(1, settings.concurrency * 3 // 4))
@@ -159,18 +169,22 @@ class Fetcher:
         deadline_ns = self.settings.deadline_ns
         for flight in flights:
             flight.interest += 1
+            flight.was_waited_for = True
         try:
             with trio.move_on_after(math.inf if deadline_ns is None else deadline_ns / 1e9):
                 for flight in flights:
                     await flight.wait_done()
                     flight.result()  # an error need not wait for the others
         finally:
+            late = pending_of(flights)
             for flight in flights:
                 flight.interest -= 1
-        if not pending_of(flights):
+            for flight in late:
+                self._leave_queue(flight)
+        if not late:
             return [flight.result() for flight in flights]
         self.counters.deadline_misses += 1
-        raise DeadlineExceeded(_lateness(flights, (deadline_ns or 0) / 1e9))
+        raise DeadlineExceeded(_lateness(late[0], (deadline_ns or 0) / 1e9))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +193,12 @@ class Fetcher:
         with self._delivering_errors(flights):
             is_kept = flights[0].is_kept  # a restore has its own memory
             if is_kept:
-                await self._ledger.wait_taken(sum(flight.size for flight in flights))
+                size = sum(flight.size for flight in flights)
+                with queued(flights):
+                    await self._ledger.wait_taken(size)
+                if not pending_of(flights):
+                    self._ledger.give_back(size)
+                    return
                 for flight in flights:
                     flight.is_charged = True
             self._give_slots(flights)
@@ -223,7 +242,8 @@ class Fetcher:
         with self._delivering_errors(flights):
             while pending := pending_of(flights):
                 try:
-                    await self._get(item, pending, is_urgent, looks_first and not attempt)
+                    # What the cache had may lie between what is missing: only bring() takes that for what it is.
+                    await self._get(item, pending, is_urgent, looks_first and not (attempt and _adjoin(pending)))
                 except IntegrityError as error:
                     self._strike(pending_of(flights)[0], error)
                 except StoreUnavailable as error:
@@ -233,37 +253,57 @@ class Fetcher:
                     for flight in pending:
                         flight.trouble = error
                     attempt += 1
-                    self.counters.retries += 1
-                    await trio.sleep(plan_pause(attempt, random.random()) / 1e9)
+                    self.counters.retries += not isinstance(error, StoreSpared)
+                    with queued(pending):
+                        await self._pause(attempt, error, pending)
                 else:
                     pending = pending_of(flights)
                     if pending and not any(flight.is_wanted for flight in pending):
                         raise StoreUnavailable(f"{item.ref.key}: the fetch was given up, nobody waited for it")
 
+    async def _pause(self, attempt: int, error: StoreUnavailable, flights: list[Flight]) -> None:
+        """Wait before the next attempt: until the breaker's next try, if there is one."""
+        if error.wait_ns is None:
+            await trio.sleep(plan_pause(attempt, random.random()) / 1e9)
+        else:
+            await self._truce.wait(error.wait_ns, lambda: bool(pending_of(flights)))
+
     async def _get(self, item: Item, flights: list[Flight], is_urgent: bool, looks_first: bool) -> None:
         by_index = {flight.index: flight for flight in flights}
 
         def landed(index: int) -> bool:
+            self._truce.answered()
             self.counters.bytes_fetched += by_index[index].size
             self._land(by_index[index])
             return any(flight.is_wanted for flight in flights)
 
         async with AsyncExitStack() as limits:
-            if not is_urgent:
-                await limits.enter_async_context(self._background_gets)
-            await limits.enter_async_context(self._gets)
-            if not looks_first:
-                self.counters.gets += 1
-                await self._cold.fetch(item, _slots_of(flights), landed, is_kept=flights[0].is_kept)
+            if all(flight.is_forsaken for flight in flights):
+                raise StoreUnavailable(f"{item.ref.key}: nobody waits for it any more")
+            with queued(flights):
+                if not is_urgent:
+                    await limits.enter_async_context(self._background_gets)
+                await limits.enter_async_context(self._gets)
+            if not pending_of(flights):
                 return
             found: list[int] = []
+            is_sent = True
             try:
-                await self._cold.bring(
-                    item, _slots_of(flights), lambda index: self._found(by_index[index], found), landed
-                )
+                if looks_first:
+                    await self._cold.bring(
+                        item, _slots_of(flights), lambda index: self._found(by_index[index], found), landed
+                    )
+                else:
+                    await self._cold.fetch(item, _slots_of(flights), landed, is_kept=flights[0].is_kept)
+            except StoreUnavailable as error:
+                is_sent = not isinstance(error, StoreSpared)
+                raise
+            except StoreError:
+                self._truce.answered()
+                raise
             finally:
-                self.counters.cache_misses += len(flights) - len(found)
-                self.counters.gets += len(found) < len(flights)
+                self.counters.cache_misses += len(flights) - len(found) if looks_first else 0
+                self.counters.gets += is_sent and len(found) < len(flights)
 
     def _longest(self, item: Item) -> int:
         """How many chunks one GET may have."""
@@ -297,6 +337,12 @@ class Fetcher:
         if not flight.is_done:
             self._unregister(flight)
             flight.fail(error)
+
+    def _leave_queue(self, flight: Flight) -> None:
+        """Who waited has gone: what still stands in a queue, and nobody else waits for, makes room for others."""
+        if flight.queued_with and not any(one.interest for one in flight.queued_with):
+            for one in pending_of(flight.queued_with):
+                self._fail(one, StoreUnavailable(f"{one.item.ref.key}: nobody waits for it any more"))
 
     def _unregister(self, flight: Flight) -> None:
         del self._flights[flight.item.key_of(flight.index)]
@@ -347,7 +393,6 @@ def pending_of(flights: list[Flight]) -> list[Flight]:
     return [flight for flight in flights if not flight.is_done]
 
 
-def _lateness(flights: list[Flight], seconds: float) -> str:
-    late = pending_of(flights)[0]
+def _lateness(late: Flight, seconds: float) -> str:
     reason = f"; its last answer was: {late.trouble}" if late.trouble else ""
     return f"{late.item.ref.key}: the store did not answer within {seconds:g} s{reason}"

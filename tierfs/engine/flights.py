@@ -1,7 +1,9 @@
 """What is on its way, and the memory that it may take. All of it is touched by the trio thread alone."""
 
 import copy
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -28,10 +30,12 @@ class Flight:
         self.is_kept = is_kept
         self.size = item.size_of(index)
         self.interest = 0
+        self.was_waited_for = False
         self.is_charged = False  # the ledger counts its size
         self.strikes = 0  # how often its bytes came damaged
         self.trouble: Exception | None = None  # the last error that was not final
         self.slot: Slot | None = None  # where its bytes are, or will be
+        self.queued_with: list[Flight] = []  # those that stand in a queue together with it, while it does
         self._error: Exception | None = None
         self._done = trio.Event()
 
@@ -44,6 +48,11 @@ class Flight:
     def is_wanted(self) -> bool:
         """Whether its bytes are worth fetching."""
         return self.is_kept or self.interest > 0
+
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether all who waited for it have gone."""
+        return self.was_waited_for and not self.interest
 
     def land(self) -> None:
         """Its bytes are in its slot: deliver them to all who wait, now and later."""
@@ -69,6 +78,18 @@ class Flight:
             raise copy.copy(self._error) from self._error  # each waiter has a traceback of its own
         assert self.slot is not None
         return self.slot.view
+
+
+@contextmanager
+def queued(flights: list[Flight]) -> Iterator[None]:
+    """While they stand in a queue: all of them leave it, or none."""
+    for flight in flights:
+        flight.queued_with = flights
+    try:
+        yield
+    finally:
+        for flight in flights:
+            flight.queued_with = []
 
 
 class Recent:
@@ -124,28 +145,45 @@ class Ledger:
     """Memory for chunks that are being fetched; landed ones (`recent`) make room for them.
 
     INVARIANT: `in_flight` + what `recent` holds is at most `limit_bytes`, except for a single request larger than that.
+    INVARIANT: who came first is served first, and nobody else is woken: thousands may wait while a store is away.
     """
 
     def __init__(self, limit_bytes: int, recent: Recent) -> None:
         self.limit_bytes = limit_bytes
         self.in_flight = 0
         self._recent = recent
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._waiting: deque[tuple[int, trio.lowlevel.Task]] = deque()
 
     async def wait_taken(self, size: int) -> None:
         """Take `size` bytes as soon as they are free."""
-        while not self.take_nowait(size):
-            await self._waiting.park()
+        if self.take_nowait(size):
+            return
+        entry = (size, trio.lowlevel.current_task())
+        self._waiting.append(entry)
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._waiting.remove(entry)
+            self._hand_out()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take_nowait(self, size: int) -> bool:
-        """Take `size` bytes if they are free, letting landed chunks go for them."""
+        """Take `size` bytes if they are free and nobody waits, letting landed chunks go for them."""
+        return not self._waiting and self._take(size)
+
+    def give_back(self, size: int) -> None:
+        """Bytes are no longer being fetched: they landed, or failed."""
+        self.in_flight -= size
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._take(self._waiting[0][0]):
+            trio.lowlevel.reschedule(self._waiting.popleft()[1])
+
+    def _take(self, size: int) -> bool:
         if self.in_flight and self.in_flight + size > self.limit_bytes:
             return False
         self.in_flight += size
         self._recent.shrink(max(0, self.limit_bytes - self.in_flight))
         return True
-
-    def give_back(self, size: int) -> None:
-        """Bytes are no longer being fetched: they landed, or failed."""
-        self.in_flight -= size
-        self._waiting.unpark_all()

@@ -5,15 +5,26 @@ How a read goes: its chunks are looked up among the recent ones and those on the
 deadline.
 """
 
+import math
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import trio
 
 from tierfs.core.errors import DeadlineExceeded
-from tierfs.core.extents import Item, Window, chunk_indices, count_chunks, plan_read_ahead, plan_window, slice_of_chunk
+from tierfs.core.extents import (
+    Item,
+    Window,
+    chunk_indices,
+    count_chunks,
+    is_near_end,
+    plan_read_ahead,
+    plan_window,
+    slice_of_chunk,
+)
 from tierfs.core.records import ObjectRef
 from tierfs.engine.arena import Arena
 from tierfs.engine.coldtier import ColdTier
@@ -41,6 +52,7 @@ class Hydrator:
         self._fetcher = Fetcher(cold, arena, settings)
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # those that read ahead
         self._streams = trio.Semaphore(STREAMS)
+        self._streamed_at = -math.inf  # when a chunk last came for one of them, on trio's clock
 
     @property
     def counters(self) -> HydrateCounters:
@@ -51,9 +63,11 @@ class Hydrator:
         """Own the tasks that fetch, until cancelled; `await nursery.start(hydrator.run)` before the first read."""
         await self._fetcher.run(task_status)
 
-    def reader(self, ref: ObjectRef) -> "Reader":
-        """What one handle reads an object with."""
-        return Reader(self, self._fetcher, self._item(ref))
+    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None = None) -> "Reader":
+        """What one handle reads an object with; `successor` is asked once for what is likely to be read after it."""
+        reader = Reader(self, self._fetcher, self.item(ref))
+        reader.successor = successor
+        return reader
 
     async def evict(self, ref: ObjectRef | None) -> int:
         """Drop the chunks of one object, or of all, from memory and from the cache; returns how many the cache had."""
@@ -67,15 +81,16 @@ class Hydrator:
     async def stream(self, ref: ObjectRef) -> AsyncGenerator[memoryview, None]:
         """The whole object in order, chunk by chunk, by parallel GETs in bounded memory; close it with aclosing().
 
-        Chunks that are cached are taken from there, others do not enter the cache. Each has the deadline of a read.
-        DeadlineExceeded, StoreError.
+        Chunks that are cached are taken from there, others do not enter the cache. Each has the deadline of a read,
+        and so has the wait for those that came before: it ends when nothing comes for them either. DeadlineExceeded,
+        StoreError.
         """
-        item = self._item(ref)
+        item = self.item(ref)
         total = count_chunks(ref.size, item.chunk_size)
         window = max(1, self.settings.stream_bytes // item.chunk_size)
         step = max(1, min(window // 4, self.settings.fetch_bytes // item.chunk_size))
         held: deque[Flight] = deque()
-        async with self._streams:
+        async with self._turn(ref):
             try:
                 front = 0
                 while front < total or held:
@@ -85,10 +100,29 @@ class Hydrator:
                         front = chunks.stop
                     (data,) = await self._fetcher.wait_for([held[0]])
                     held.popleft().interest -= 1
+                    self._streamed_at = trio.current_time()
                     yield data
             finally:
                 for flight in held:
                     flight.interest -= 1
+
+    @asynccontextmanager
+    async def _turn(self, ref: ObjectRef) -> AsyncIterator[None]:
+        """Memory for one stream, as soon as it is free. DeadlineExceeded."""
+        deadline_ns = self.settings.deadline_ns
+        patience_s = math.inf if deadline_ns is None else deadline_ns / 1e9
+        began, has_turn = trio.current_time(), False
+        while not has_turn:
+            ends_at = max(began, self._streamed_at) + patience_s
+            if trio.current_time() >= ends_at:
+                raise DeadlineExceeded(f"{ref.key}: the store did not answer those before it for {patience_s:g} s")
+            with trio.move_on_at(ends_at):
+                await self._streams.acquire()
+                has_turn = True
+        try:
+            yield
+        finally:
+            self._streams.release()
 
     def read_ahead_share(self, reader: "Reader") -> int:
         """The longest window that one of the readers may have now: together they keep within what memory holds."""
@@ -99,7 +133,8 @@ class Hydrator:
         """A reader is not sequential any more: its share is the others'."""
         self._readers.discard(reader)
 
-    def _item(self, ref: ObjectRef) -> Item:
+    def item(self, ref: ObjectRef) -> Item:
+        """An object with the size of the chunks that it is fetched in."""
         return Item(ref, ref.chunk_size or self.settings.chunk_size)
 
 
@@ -115,6 +150,7 @@ class Reader:
         self._fetcher = fetcher
         self._item = item
         self._missed: list[tuple[range, float]] = []  # extents, and until when their repetition is expected
+        self.successor: Callable[[], ObjectRef | None] | None = None
 
     def start(self) -> None:
         """Begin to fetch the first chunk, unless something else is read or the handle closed at once; does not wait."""
@@ -176,6 +212,16 @@ class Reader:
             hydrator.no_read_ahead(self)
         elif chunks:
             self._fetcher.want_ahead(item, chunks)
+        if self.successor and is_near_end(window, item.ref.size, item.chunk_size):
+            self._warm(self.successor(), window)
+
+    def _warm(self, ref: ObjectRef | None, window: Window) -> None:
+        """Bring the beginning of what is likely to be read next: as much as the window has, at most one GET."""
+        self.successor = None  # once for each reader
+        if ref:
+            item = self._hydrator.item(ref)
+            longest = min(self._hydrator.settings.fetch_bytes, window.ahead) // item.chunk_size
+            self._fetcher.want_ahead(item, range(min(max(1, longest), count_chunks(ref.size, item.chunk_size))))
 
 
 def _hold(flights: list[Flight]) -> list[Flight]:

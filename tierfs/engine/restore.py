@@ -136,8 +136,6 @@ class Restorer:
         await sync_directory(self._tier.hot, split(restored.path)[0])
 
     async def _fill(self, fd: Fd, stored: ObjectRef, restore: _Restore) -> None:
-        if stored.size:
-            await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, stored.size)
         digest, offset = hashlib.sha256(), 0
 
         def write(block: memoryview) -> None:
@@ -150,6 +148,8 @@ class Restorer:
         try:
             async with aclosing(self._objects.stream(stored)) as blocks:
                 async for block in blocks:
+                    if not offset:  # not before: those that wait for a store that is away would fill the hot tier
+                        await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, stored.size)
                     await trio.to_thread.run_sync(write, block)
                     offset += len(block)
                     restore.moved = offset

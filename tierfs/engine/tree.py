@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import trio
 
-from tierfs.core.records import Attributes, HotIno, Ino, Record
+from tierfs.core.records import Attributes, HotIno, Ino, ObjectRef, Record
+from tierfs.core.residency import Residency
+from tierfs.core.segments import successor_of
 from tierfs.engine.stats import ColdStat, Stat, cold_stat, without_privileges
 from tierfs.engine.tier import Tier
 from tierfs.stores.catalog_rows import Rename
@@ -84,6 +86,13 @@ class Tree:
         for name, ino, attributes in cold:
             if name not in seen:
                 yield Name(name, ino, cold_stat(attributes))
+
+    def successor(self, path: bytes) -> ObjectRef | None:
+        """The object of the segment that follows the one at a path, if that is cold."""
+        directory, name = split(path)
+        following = successor_of(name, (entry.name for entry in self.names(directory)))
+        record = self.tier.cold_record(os.path.join(directory, following)) if following else None
+        return record.object if record and record.residency is not Residency.LOST else None
 
     # -- names ---------------------------------------------------------------------------------------------------
 

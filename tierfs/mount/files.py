@@ -6,8 +6,10 @@ the other: a file that was restored is read from the hot tier from then on, a wr
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -58,7 +60,7 @@ class Attachments(Protocol):
 class Readers(Protocol):
     """Gives readers of objects: the hydrator."""
 
-    def reader(self, ref: ObjectRef) -> Reader: ...
+    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None) -> Reader: ...
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Files:
     def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, nodes: Nodes) -> None:
         self.modes = IoModes()
         self.attachments: Attachments | None = None
+        self.successor: Callable[[bytes], ObjectRef | None] | None = None  # of a segment at a path, if it is cold
         self._tier = tier
         self._readers = readers
         self._restorer = restorer
@@ -136,7 +139,7 @@ class Files:
             return self.adopt(ino, self.replace(path, record, flags), flags)
         if record.residency is Residency.LOST or record.object is None:
             raise FileLost(f"{os.fsdecode(path)} is lost: {why_lost(record)}")
-        file = OpenFile(ino, self._index(), flags, reader=self._readers.reader(record.object), stored=record.object)
+        file = OpenFile(ino, self._index(), flags, reader=self._reader(ino, record.object), stored=record.object)
         self._tier.open_files.opened_object(record.object.key)
         if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:
             file.reader.start()
@@ -280,6 +283,14 @@ class Files:
                 raise
         return await self._read_object(file, offset, size)
 
+    def _reader(self, ino: Ino, stored: ObjectRef) -> Reader:
+        return self._readers.reader(stored, partial(self._successor, ino) if self.successor else None)
+
+    def _successor(self, ino: Ino) -> ObjectRef | None:
+        with suppress(OSError):  # it has no name any more, or its directory is gone
+            return self.successor(self._nodes.path(ino)) if self.successor else None
+        return None
+
     def _follow(self, file: OpenFile) -> bool:
         """The object moved to another key, or is another version with the same bytes: go on with that one."""
         record = self._tier.catalog.get_by_ino(file.ino)
@@ -288,7 +299,7 @@ class Files:
             return False
         self._tier.open_files.closed_object(file.stored.key)
         self._tier.open_files.opened_object(stored.key)
-        file.stored, file.reader = stored, self._readers.reader(stored)
+        file.stored, file.reader = stored, self._reader(file.ino, stored)
         return True
 
     # -- descriptors ---------------------------------------------------------------------------------------------

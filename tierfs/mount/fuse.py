@@ -21,8 +21,8 @@ from tierfs.mount.requests import Requests
 
 log = logging.getLogger(__name__)
 
-#: Requests that pyfuse3 works on at the same time; its default of 99 lets 99 waiting cold reads freeze the mount.
-MAX_TASKS = 2000
+#: So many tasks pyfuse3 may start by itself: it counts those down that end, and mount.requests starts them instead.
+_NO_TASKS = -(1 << 31)
 _KERNEL_CACHE_S = 3600.0  # single-writer contract: names and attributes change through the mount alone
 _SHARED_CACHE_S = 1.0
 
@@ -229,12 +229,18 @@ def start(adapter: Adapter, fuse_fd: int, passthrough: bool, cache_directories: 
     _has_begun.set()
     if not tap.is_in_place():
         raise MountError("the native module is not between pyfuse3 and libfuse: reinstall tierfs")
-    pyfuse3._wait_fuse_readable = Requests(fuse_fd).wait  # type: ignore[attr-defined]
 
 
-async def serve() -> None:
+async def serve(fuse_fd: int) -> None:
     """Answer requests until the mount goes away."""
-    await pyfuse3.main(max_tasks=MAX_TASKS)
+    requests = Requests(fuse_fd, _answer_requests)
+    pyfuse3._wait_fuse_readable = requests.wait  # type: ignore[attr-defined]
+    await requests.serve(functools.partial(pyfuse3.main, max_tasks=_NO_TASKS))
+
+
+async def _answer_requests() -> None:
+    """What main() runs in each of its tasks."""
+    await pyfuse3._session_loop(None, 1, _NO_TASKS)  # type: ignore[attr-defined]
 
 
 def stop() -> None:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILESYSTEM_TYPE = "fuse.tierfs"
-#: Requests that the kernel lets wait in the background (reads by read-ahead among them) before it makes everybody wait.
-#: Its default of 12 lets 12 cold reads freeze the buffered reads of hot files.
-MAX_BACKGROUND = 1024
+#: Requests that the kernel lets wait in the background (reads by read-ahead among them) before it makes everybody wait:
+#: the most that INIT can say. So many cold reads, and in plain FUSE the buffered reads of hot files wait with them, and
+#: a cold one waits longer than its deadline; the kernel's default is 12.
+MAX_BACKGROUND = (1 << 16) - 1
 READ_AHEAD_KIB = 1024  # as large as one request of libfuse can be
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
@@ -130,7 +131,7 @@ def raise_limits(mountpoint: str) -> bool:
         _libc.mount(b"fusectl", os.fsencode(_FUSECTL), b"fusectl", 0, None)
     try:
         (limits / "max_background").write_text(str(MAX_BACKGROUND))
-        (limits / "congestion_threshold").write_text(str(MAX_BACKGROUND * 3 // 4))
+        (limits / "congestion_threshold").write_text(str(MAX_BACKGROUND))
     except OSError:
         return False
     return True

@@ -5,8 +5,11 @@ application that has its answer usually asks again within microseconds: whoever 
 request first, and only then goes through trio. pyfuse3 looks the function up by name, so it can be given this one.
 
 A task that is held up in an operation must not hold up the others: before a task takes a request it sees to it that
-another one is ready to run, which takes over as soon as the first one really waits.
+another one is ready to run, which takes over as soon as the first one really waits. When all are held up there is one
+more: a fixed number of them would be a number of cold reads that freezes the mount.
 """
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -16,20 +19,34 @@ from tierfs.mount import tap
 _PATIENCE_US = 30
 #: Requests in a row before the other tasks of the process get their turn.
 _LONGEST_STREAK = 32
+#: Tasks that stay although there is nothing to do for them; each has a buffer of a mebibyte.
+_MOST_IDLE = 32
 
 
 class Requests:
-    """Hands out the right to read from /dev/fuse. INVARIANT: at most one task waits for the descriptor."""
+    """Hands out the right to read from /dev/fuse, and makes tasks for it: as many as there are requests held up.
 
-    def __init__(self, fd: int) -> None:
+    INVARIANT: at most one task waits for the descriptor; while tasks are held up, another one waits or is on its way.
+    """
+
+    def __init__(self, fd: int, answer: Callable[[], Awaitable[None]]) -> None:
+        """`answer` answers requests one after the other, until wait() says that there are no more."""
         self._fd = fd
+        self._answer = answer
         self._streak = 0
         self._has_reader = False
         self._is_relief_called = False
         self._idle: list[trio.lowlevel.Task] = []  # a stack: few tasks, and few buffers, do most of the work
+        self._relievers: set[trio.lowlevel.Task] = set()
+        self._nursery: trio.Nursery | None = None
+
+    async def serve(self, first: Callable[[], Awaitable[None]]) -> None:
+        """Answer requests in `first` and in as many more tasks as it takes, until all have found the session's end."""
+        async with trio.open_nursery() as self._nursery:
+            await first()
 
     async def wait(self) -> bool:
-        """Return when there is a request to read."""
+        """Return when there is a request to read; False when the task is not needed any more."""
         while True:
             may_go_on = self._streak < _LONGEST_STREAK and not self._has_reader
             if may_go_on and tap.is_readable(self._fd, _PATIENCE_US):
@@ -47,12 +64,27 @@ class Requests:
                     self._has_reader = False
                 self._call_relief()
                 return True
+            if len(self._idle) >= _MOST_IDLE and trio.lowlevel.current_task() in self._relievers:
+                return False
             await self._park()
 
     def _call_relief(self) -> None:
-        if self._idle and not self._is_relief_called:
-            self._is_relief_called = True
+        if self._is_relief_called:
+            return
+        self._is_relief_called = True
+        if self._idle:
             trio.lowlevel.reschedule(self._idle.pop())
+        elif self._nursery:
+            self._nursery.start_soon(self._relieve)
+
+    async def _relieve(self) -> None:
+        self._is_relief_called = False
+        task = trio.lowlevel.current_task()
+        self._relievers.add(task)
+        try:
+            await self._answer()
+        finally:
+            self._relievers.remove(task)
 
     async def _park(self) -> None:
         task = trio.lowlevel.current_task()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import TypeVar
 
-from tierfs.core.errors import StoreError, StoreUnavailable
+from tierfs.core.errors import StoreError, StoreSpared, StoreUnavailable
 from tierfs.core.reports import StoreHealth
 from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters
 
@@ -132,7 +132,7 @@ class Breaker:
 
     @contextmanager
     def request(self, is_refusable: bool = True) -> Iterator[Heard]:
-        """The block is one request: let through or refused (StoreUnavailable), and judged by how it ends."""
+        """The block is one request: let through or refused (StoreSpared), and judged by how it ends."""
         is_try = self._admit(is_refusable)
         is_heard = False
 
@@ -146,7 +146,7 @@ class Breaker:
             yield heard
         except StoreUnavailable as error:
             if not is_heard:  # an answer that broke off proves neither that the store works nor that it does not
-                self._tell(Event.FAILED, is_try, str(error))
+                error.wait_ns = self._tell(Event.FAILED, is_try, str(error))
             raise
         except StoreError:
             self._tell(Event.ANSWERED, is_try)
@@ -174,7 +174,7 @@ class Breaker:
         )
 
     def _admit(self, is_refusable: bool) -> bool:
-        """Whether the request is a try. StoreUnavailable when it is refused."""
+        """Whether the request is a try. StoreSpared when it is refused."""
         now_ns = self._clock()
         with self._lock:
             before = self._circuit
@@ -185,9 +185,12 @@ class Breaker:
             if not is_refusable:
                 return False
             self._refused += 1
-        raise StoreUnavailable(refusal(before, now_ns))
+        spared = StoreSpared(refusal(before, now_ns))
+        spared.wait_ns = max(0, before.try_at_ns - now_ns)
+        raise spared
 
-    def _tell(self, event: Event, is_try: bool, trouble: str = "") -> None:
+    def _tell(self, event: Event, is_try: bool, trouble: str = "") -> int | None:
+        """Returns nanoseconds until the next try, if requests are refused until then."""
         now_ns, jitter = self._clock(), random.random()
         with self._lock:
             before = self._circuit
@@ -205,6 +208,7 @@ class Breaker:
         elif before.state is not State.CLOSED and after.state is State.CLOSED:
             spared_s, failures = (now_ns - before.since_ns) / 1e9, before.failures
             _log.warning("%s: the store answers again, after %.1f s and %d failures", self._name, spared_s, failures)
+        return None if after.state is State.CLOSED else max(0, after.try_at_ns - now_ns)
 
 
 class BreakerStore:

@@ -302,7 +302,7 @@ static void change_init(struct init_out *out) {
     if (flags & INIT_PASSTHROUGH) out->max_stack_depth = 1;
     if (tap.limits.max_background) {
         out->max_background = tap.limits.max_background;
-        out->congestion_threshold = (uint16_t)(tap.limits.max_background / 4 * 3);
+        out->congestion_threshold = tap.limits.max_background; /* beyond it the kernel reads page by page */
     }
     if (tap.limits.max_readahead && tap.limits.max_readahead > out->max_readahead)
         out->max_readahead = tap.limits.max_readahead;
