@@ -321,6 +321,7 @@ def main() -> int:
     """Run until the mount is taken away. Exit status 0 then, 1 when it could not be served."""
     os.umask(0)
     _raise_descriptor_limit()
+    tap.take_precedence()
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         try:
             trio.run(run, channel)

@@ -63,7 +63,7 @@ static void test_init(void) {
     negotiate(1u << 30 | 1u << 28 | 1, 1u << 5, true);
     assert(get32(reply + 16 + 12) == (1u << 30 | 1u << 28 | 1));
     assert(get32(reply + 16 + 32) == 1u << 5 && get32(reply + 16 + 36) == 1);
-    assert(get32(reply + 16 + 16) == (1024u | 768u << 16) && get32(reply + 16 + 8) == 1 << 20);
+    assert(get32(reply + 16 + 16) == (1024u | 1024u << 16) && get32(reply + 16 + 8) == 1 << 20);
     assert(tap_granted() >> 37 & 1);
     tap_reset();
     negotiate(1, 1u << 5, true); /* without INIT_EXT flags2 means nothing */
@@ -241,7 +241,7 @@ static void test_noise(unsigned seed) {
 }
 
 #define LARGE 50000
-#define AT_ONCE 49
+#define AT_ONCE 999
 static char large[2][LARGE], got[16 + 2 * LARGE];
 
 static void *receive_large(void *unused) {

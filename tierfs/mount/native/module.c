@@ -11,10 +11,13 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "directories.h"
 #include "replies.h"
@@ -160,23 +163,58 @@ static int64_t now_ns(void) {
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
+/* Giving the processor away for a moment is the way to the next request only while nobody else wants it: else the
+ * kernel takes the whole time slice, and milliseconds pass. Whoever has seen that goes through epoll for a while. */
+#define CROWDED_NS INT64_C(100000)
+#define WARY_NS INT64_C(1000000000)
+
+static bool wait_readable(struct pollfd *wanted, int64_t patience_ns) {
+    static int64_t wary_until;
+    int64_t now = now_ns(), deadline = now + patience_ns;
+    if (now < wary_until) return false;
+    while (now < deadline) {
+        sched_yield();
+        int64_t before = now;
+        now = now_ns();
+        if (now - before > CROWDED_NS) wary_until = now + WARY_NS;
+        if (poll(wanted, 1, 0) > 0) return true;
+    }
+    return false;
+}
+
 static PyObject *is_readable(PyObject *self, PyObject *args) {
     (void)self;
-    int fd, found;
+    int fd;
     unsigned int patience_us;
     if (!PyArg_ParseTuple(args, "iI", &fd, &patience_us)) return NULL;
     struct pollfd wanted = {.fd = fd, .events = POLLIN};
-    found = poll(&wanted, 1, 0);
+    bool found = poll(&wanted, 1, 0) != 0;
     if (!found && patience_us) {
         Py_BEGIN_ALLOW_THREADS;
-        int64_t deadline = now_ns() + patience_us * INT64_C(1000);
-        do {
-            sched_yield();
-            found = poll(&wanted, 1, 0);
-        } while (!found && now_ns() < deadline);
+        found = wait_readable(&wanted, patience_us * INT64_C(1000));
         Py_END_ALLOW_THREADS;
     }
-    return PyBool_FromLong(found != 0);
+    return PyBool_FromLong(found);
+}
+
+/* sched_setattr(2), which C libraries lack, in its first version. */
+struct sched_attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period; /* runtime: the time slice of an ordinary thread, since Linux 6.12 */
+};
+
+static PyObject *take_precedence(PyObject *self, PyObject *args) {
+    (void)self;
+    int nice;
+    unsigned long long slice_ns;
+    if (!PyArg_ParseTuple(args, "iK", &nice, &slice_ns)) return NULL;
+    struct sched_attributes wanted = {.size = sizeof wanted, .nice = nice, .runtime = slice_ns};
+    wanted.flags = SCHED_FLAG_RESET_ON_FORK;
+    if (syscall(SYS_sched_setattr, 0, &wanted, 0)) return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
 }
 
 static PyObject *in_place(PyObject *self, PyObject *unused) {
@@ -212,6 +250,8 @@ static PyMethodDef methods[] = {
     {"counts", counts, METH_NOARGS, "Requests read so far, by opcode."},
     {"is_readable", is_readable, METH_VARARGS,
      "is_readable(fd, patience): whether a request is there, or comes within so many microseconds."},
+    {"take_precedence", take_precedence, METH_VARARGS,
+     "take_precedence(nice, slice_ns): schedule this thread so, and those that it starts as usual."},
     {"in_place", in_place, METH_NOARGS, "Whether the tap stands between the session and /dev/fuse."},
     {"kills_privileges", kills_privileges, METH_NOARGS,
      "Whether the request that was read last takes set-user-ID and set-group-ID away."},

@@ -17,7 +17,7 @@
 
 #include "protocol.h"
 
-#define MOST_WAITING 16 /* a mebibyte each, as a rule */
+#define MOST_WAITING 256 /* more than readers keep busy, as a rule: then the loop writes itself */
 
 struct reply {
     int fd, count;
