@@ -180,7 +180,7 @@ async def test_a_stream_that_is_closed_early_stops_fetching(bucket: Bucket, cach
                         pass
 
             nursery.start_soon(restore)
-            await bucket.wait_asked(6)
+            await bucket.wait_asked(SETTINGS.stream_bytes // SETTINGS.fetch_bytes)
             nursery.cancel_scope.cancel()
         bucket.let_go()
     assert len(bucket.gets) < 20
