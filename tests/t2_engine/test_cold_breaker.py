@@ -1,7 +1,8 @@
 """Cold reads behind a circuit breaker, on a clock that the test moves: deadlines hold, readers wait, it heals."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,14 @@ def store(bucket: Bucket, mock_clock: trio.testing.MockClock) -> BreakerStore:
     store = BreakerStore(bucket, RULES)
     store.reads = Breaker("reads", RULES, lambda: int(mock_clock.current_time() * 1e9))
     return store
+
+
+@asynccontextmanager
+async def refused(bucket: Bucket, store: BreakerStore, cache: ChunkCache) -> AsyncIterator[Hydrator]:
+    """A hydrator without read-ahead, over a store that serves nothing until its faults are taken back."""
+    bucket.faults = [StoreUnavailable("503")] * 10_000
+    async with running(store, cache, replace(SETTINGS, read_ahead_bytes=0)) as hydrator:
+        yield hydrator
 
 
 async def pass_time(hydrator: Hydrator, clock: trio.testing.MockClock, until: Callable[[], bool]) -> None:
@@ -83,9 +92,8 @@ async def test_a_spared_store_is_asked_when_its_next_try_is_due(
 ) -> None:
     """By one reader; refusals are neither GETs nor retries, and all get their bytes with the first try that works."""
     ref = bucket.add(200)
-    bucket.faults = [StoreUnavailable("503")] * 10_000
     results: list[Any] = []
-    async with running(store, cache, replace(SETTINGS, read_ahead_bytes=0)) as hydrator, trio.open_nursery() as nursery:
+    async with refused(bucket, store, cache) as hydrator, trio.open_nursery() as nursery:
         for offset in range(0, 200, 8):
             in_background(nursery, partial(read, hydrator.reader(ref), offset, 4), results)
         await pass_time(hydrator, mock_clock, lambda: mock_clock.current_time() > 15)
@@ -108,9 +116,8 @@ async def test_a_try_whose_reader_goes_away_is_taken_over(
 ) -> None:
     """Readers that came at other times take turns; none of them waits for one that is gone."""
     ref = bucket.add(200)
-    bucket.faults = [StoreUnavailable("503")] * 10_000
     results: list[Any] = []
-    async with running(store, cache, replace(SETTINGS, read_ahead_bytes=0)) as hydrator, trio.open_nursery() as nursery:
+    async with refused(bucket, store, cache) as hydrator, trio.open_nursery() as nursery:
         for number in range(10):
             in_background(nursery, partial(read, hydrator.reader(ref), 20 * number, 4), results)
             came = mock_clock.current_time()

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,15 @@ async def test_a_file_becomes_an_object_and_its_chunks_come_back(cold: Cold, tmp
     assert b"".join(again[index].view for index in range(4)) == content
     assert await cold.tier.evict(ref) == 4
     assert (await cold.tier.numbers()).store.bytes_downloaded == len(content)
+
+
+async def test_chunks_that_do_not_adjoin_are_never_fetched_as_one(cold: Cold, tmp_path: Path) -> None:
+    """The bytes of the gap would land in the chunk after it, and without a CRC-32 nothing would notice."""
+    ref = replace(await put(cold, tmp_path, os.urandom(3 * CHUNK)), crcs=b"")
+    slots = {index: slot for index, slot in cold.slots(ref).items() if index != 1}
+    with pytest.raises(ValueError, match="adjoin"):
+        await cold.tier.fetch(Item(ref, CHUNK), slots, lambda _index: True, is_kept=True)
+    assert await cold.tier.cached_bytes(ref) == 0
 
 
 async def test_a_fetch_that_nobody_wants_any_more_ends_early(cold: Cold, tmp_path: Path) -> None:

@@ -109,7 +109,6 @@ class Fetcher:
         self._flights: dict[FlightKey, Flight] = {}
         self._ledger = Ledger(settings.flight_bytes, self.recent)
         self._nursery: trio.Nursery | None = None
-        self._is_stopped = False
         self._truce = Truce()
         self._gets = trio.CapacityLimiter(settings.concurrency)
         # Read-ahead and restores leave some GETs free for a reader that waits.
@@ -122,7 +121,6 @@ class Fetcher:
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            self._is_stopped = True
             self._nursery = None
             for flight in list(self._flights.values()):
                 self._fail(flight, StoreUnavailable("the mount is going away"))

@@ -29,10 +29,12 @@ def fetch(
 
     Room in the cache is reserved before the first byte is asked for; without room, or without `cache`, nothing is
     kept. StoreError; IntegrityError when a chunk does not have its CRC or the body ends early: what landed before is
-    good.
+    good. ValueError for chunks that do not adjoin: without a CRC nothing else would notice that they get wrong bytes.
     """
     ref = item.ref
     chunks = sorted(targets)
+    if chunks[-1] - chunks[0] != len(chunks) - 1:
+        raise ValueError(f"{ref.key}: chunks of one GET must adjoin, these do not: {chunks}")
     size = sum(map(len, targets.values()))
     start, _ = chunk_extent(chunks[0], ref.size, item.chunk_size)
     arrived = 0

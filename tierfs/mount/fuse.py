@@ -245,6 +245,7 @@ async def _answer_requests() -> None:
 
 def stop() -> None:
     """Close the session and leave the mount alone: it belongs to the supervisor."""
+    tap.finish_replies()
     pyfuse3.close(unmount=False)
 
 

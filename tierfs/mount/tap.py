@@ -132,6 +132,11 @@ def reply_with(pieces: list[memoryview]) -> bytes | memoryview:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def finish_replies() -> None:
+    """Write the replies that still wait: once /dev/fuse is closed, its descriptor's number may be another file's."""
+    _native.finish_replies()
+
+
 class Tap:
     """Keeps the native module informed of what it answers for; `index` is the lower half of a file handle."""
 

@@ -110,6 +110,16 @@ static PyObject *reply_with(PyObject *self, PyObject *list) {
     return Py_NewRef(PyList_GET_ITEM(list, 0));
 }
 
+static PyObject *finish_replies(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    Py_BEGIN_ALLOW_THREADS;
+    replies_finish();
+    Py_END_ALLOW_THREADS;
+    let_go_of_written();
+    Py_RETURN_NONE;
+}
+
 static PyObject *detach(PyObject *self, PyObject *handle) {
     (void)self;
     unsigned long value = PyLong_AsUnsignedLong(handle);
@@ -242,6 +252,7 @@ static PyMethodDef methods[] = {
      "attach(handle, fd, size): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold file."},
     {"reply_with", reply_with, METH_O,
      "reply_with(pieces): the reply that begins with the first piece, which is returned, consists of all of them."},
+    {"finish_replies", finish_replies, METH_NOARGS, "Write the replies that wait, before their descriptor is closed."},
     {"detach", detach, METH_O, "detach(handle): the file handle is closed."},
     {"keep_directory", keep_directory, METH_VARARGS,
      "keep_directory(node, fd): answer for this directory, whose names are all on disk; the descriptor is taken over."},
