@@ -67,7 +67,9 @@ def test_a_cache_that_vanishes_is_no_error() -> None:
         path = mount.path / "file"
         mount.make_cold(path, CONTENT)
         assert path.read_bytes() == CONTENT
-        shutil.rmtree(mount.plan.state / "cache")
+        cache = mount.plan.state / "cache"
+        while cache.exists():  # chunks that were read ahead may still arrive in it
+            shutil.rmtree(cache, ignore_errors=True)
         assert read_directly(path, 0, len(CONTENT)) == CONTENT
         mount.make_cold(mount.path / "other", CONTENT[::-1])
         assert (mount.path / "other").read_bytes() == CONTENT[::-1]
