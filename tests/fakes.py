@@ -39,7 +39,7 @@ class MemoryStore:
     def __init__(self, block_size: int = 64 << 10) -> None:
         self._meter = Meter()
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
-        self._block_size = block_size
+        self.block_size = block_size
         self._generation = 0
         self._lock = threading.Lock()
 
@@ -55,8 +55,8 @@ class MemoryStore:
 
     def put(self, key: str, source: Source, metadata: Mapping[str, str], progress: Progress) -> ObjectInfo:
         blocks = []
-        for offset in range(0, source.size, self._block_size):
-            blocks.append(source.read_at(offset, min(self._block_size, source.size - offset)))
+        for offset in range(0, source.size, self.block_size):
+            blocks.append(source.read_at(offset, min(self.block_size, source.size - offset)))
             progress(len(blocks[-1]))
         body = b"".join(blocks)
         if len(body) != source.size:
@@ -85,8 +85,8 @@ class MemoryStore:
         if (etag and info.etag != etag) or info.size < stop:
             raise ObjectChanged(f"cannot read object {key} in memory: it was overwritten")
         self._meter.count_first_byte(0)
-        for offset in range(start, stop, self._block_size):
-            block = body[offset : min(offset + self._block_size, stop)]
+        for offset in range(start, stop, self.block_size):
+            block = body[offset : min(offset + self.block_size, stop)]
             self._meter.count_bytes(downloaded=len(block))
             yield block
 

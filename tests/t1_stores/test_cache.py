@@ -20,7 +20,7 @@ import pytest
 from tests.fakes import PATIENCE_S
 from tierfs.core.records import ObjectRef
 from tierfs.stores.cache import ChunkCache, Reservation
-from tierfs.stores.chunkfile import chunk_key
+from tierfs.stores.chunkfile import chunk_key, running_crcs
 
 CHUNK = 64 << 10
 LIMIT = 4 << 20
@@ -52,7 +52,7 @@ def chunk(index: int, size: int = CHUNK) -> bytes:
 
 
 def keep(reservation: Reservation, ref: ObjectRef, index: int, data: bytes) -> bool:
-    return reservation.put(ref, CHUNK, index, data, zlib.crc32(data))
+    return reservation.put(ref, CHUNK, index, memoryview(data), running_crcs(memoryview(data)))
 
 
 def put(cache: ChunkCache, ref: ObjectRef, index: int, data: bytes | None = None) -> bool:
@@ -387,9 +387,10 @@ def test_a_database_that_is_damaged_while_open_is_a_cache_that_misses(cache: Chu
 
 
 _WRITER = """
-import sys, zlib
+import sys
 from tierfs.core.records import ObjectRef
 from tierfs.stores.cache import ChunkCache
+from tierfs.stores.chunkfile import running_crcs
 cache = ChunkCache(sys.argv[1], int(sys.argv[2]))
 size = int(sys.argv[3])
 ref = ObjectRef("a/b", "etag", 1 << 30)
@@ -397,7 +398,7 @@ for count in range(1 << 20):
     index = count % 4000
     data = index.to_bytes(4, "little") * (size // 4)
     with cache.reserve(size) as reservation:
-        assert reservation.put(ref, size, index, data, zlib.crc32(data)), cache.counters
+        assert reservation.put(ref, size, index, data, running_crcs(memoryview(data))), cache.counters
     if count == 40:
         print("filled", flush=True)
 """

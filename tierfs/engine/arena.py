@@ -46,6 +46,7 @@ class Arena:
         self._size = max(mmap.PAGESIZE, expected_bytes * _SPREAD)
         os.ftruncate(self.fd, self._size)
         self._memory = mmap.mmap(self.fd, self._size)
+        self._taken = 0
         self._free = [Place(0, self._size)]  # by address; no two adjoin
         self._returned: deque[Place] = deque()  # filled by finalizers, in any thread
         self._high = expected_bytes  # memory beyond this goes back to the system as soon as it is free
@@ -57,9 +58,15 @@ class Arena:
         for number, free in enumerate(self._free):
             if free.size >= size:
                 rest = Place(free.start + size, free.size - size)
+                self._taken += size
                 self._free[number : number + 1] = [rest] if rest.size else []
                 return Slot(Place(free.start, size), self._memory, self._returned)
         return None
+
+    def taken_bytes(self) -> int:
+        """The sum of the sizes of all slots that are alive."""
+        self._take_back()
+        return self._taken
 
     def close(self) -> None:
         """Give the descriptor back; the memory goes when nothing refers to it any more."""
@@ -68,6 +75,7 @@ class Arena:
     def _take_back(self) -> None:
         while self._returned:
             place = self._returned.popleft()
+            self._taken -= place.size
             self._free = give_back(self._free, place)
             start = -(-max(place.start, self._high) // mmap.PAGESIZE) * mmap.PAGESIZE
             whole_pages = (place.start + place.size - start) // mmap.PAGESIZE * mmap.PAGESIZE

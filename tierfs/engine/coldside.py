@@ -25,7 +25,7 @@ from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
 _LISTED_AT_ONCE = 1000
 
 #: Calls of the cache alone: they are quick, and must not queue behind those that wait for the network.
-OF_THE_CACHE = frozenset({"load", "evict", "cached_bytes"})
+OF_THE_CACHE = frozenset({"load", "evict", "cached_bytes", "cached_files", "mark_used"})
 
 
 class Job:
@@ -107,6 +107,14 @@ class ColdSide:
     def cached_bytes(self, job: Job, ref: ObjectRef) -> int:
         """How many bytes of an object the cache has."""
         return self._cache.cached_bytes(ref)
+
+    def cached_files(self, job: Job, item: Item, most: int) -> dict[int, str]:
+        """In which files the cache has chunks of an object, by index; at most so many."""
+        return self._cache.files(item.ref, item.chunk_size, most)
+
+    def mark_used(self, job: Job, item: Item, indices: set[int]) -> None:
+        """Chunks were read from their files."""
+        self._cache.used(item.ref, item.chunk_size, indices)
 
     def numbers(self, job: Job) -> ColdNumbers:
         """The totals."""

@@ -102,6 +102,17 @@ class ColdTier:
             return cast(int, await self._run("cached_bytes", ref))
         return 0
 
+    async def cached_files(self, item: Item, most: int) -> dict[int, str]:
+        """In which files the cache has chunks of an object, by index, at most so many; none while it is away."""
+        with suppress(StoreUnavailable):
+            return cast(dict[int, str], await self._run("cached_files", item, most))
+        return {}
+
+    async def mark_used(self, item: Item, indices: set[int]) -> None:
+        """Chunks were read from their files: the cache is to keep them."""
+        with suppress(StoreUnavailable):
+            await self._run("mark_used", item, indices)
+
     async def numbers(self) -> ColdNumbers:
         """Totals since the cold side was started."""
         return cast(ColdNumbers, await self._run("numbers"))

@@ -7,7 +7,7 @@ are for: they go on when a reader has gone.
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakMethod
@@ -27,7 +27,8 @@ from tierfs.core.extents import Item, runs
 from tierfs.core.histogram import Histogram
 from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent, queued
+from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent, pending_of, queued
+from tierfs.engine.nearby import Nearby
 from tierfs.engine.truce import Truce
 
 _log = logging.getLogger(__name__)
@@ -100,12 +101,13 @@ class Fetcher:
     carries it. INVARIANT: bytes land only after their CRC-32 was checked, where one is recorded.
     """
 
-    def __init__(self, cold: ColdTier, arena: Arena, settings: HydrateSettings) -> None:
+    def __init__(self, cold: ColdTier, arena: Arena, nearby: Nearby, settings: HydrateSettings) -> None:
         self.settings = settings
         self.counters = HydrateCounters()
         self.recent = Recent(settings.recent_bytes)
         self._cold = cold
         self._arena = arena
+        self._nearby = nearby
         self._flights: dict[FlightKey, Flight] = {}
         self._ledger = Ledger(settings.flight_bytes, self.recent)
         self._nursery: trio.Nursery | None = None
@@ -135,11 +137,15 @@ class Fetcher:
             self._register(new)
         return flights
 
+    def has_any(self, item: Item, chunks: range) -> bool:
+        """Whether one of them is in memory or on its way."""
+        return any(self._find(item, index) for index in chunks)
+
     def later(self, seconds: float, method: "WeakMethod[Callable[[], None]]") -> None:
         """Call a method after a while, unless its object or the mount goes away before."""
         self._spawn(_call_later, seconds, method)
 
-    def want_ahead(self, item: Item, chunks: range) -> None:
+    def want_ahead(self, item: Item, chunks: Iterable[int]) -> None:
         """Start to bring chunks that a sequential reader will ask for, as far as memory is free. Does not wait."""
         new: list[Flight] = []
         for index in chunks:
@@ -326,6 +332,7 @@ class Fetcher:
 
     def _found(self, flight: Flight, found: list[int] | None = None) -> bool:
         self.counters.cache_hits += 1
+        self._nearby.found(flight.item, flight.index)
         if found is not None:
             found.append(flight.index)
         self._land(flight)
@@ -384,11 +391,6 @@ def _adjoin(flights: list[Flight]) -> bool:
 
 def _slots_of(flights: list[Flight]) -> dict[int, Slot]:
     return {flight.index: flight.slot for flight in flights if flight.slot is not None}
-
-
-def pending_of(flights: list[Flight]) -> list[Flight]:
-    """Those that have neither landed nor failed."""
-    return [flight for flight in flights if not flight.is_done]
 
 
 def _lateness(late: Flight, seconds: float) -> str:

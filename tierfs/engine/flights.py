@@ -80,6 +80,11 @@ class Flight:
         return self.slot.view
 
 
+def pending_of(flights: list[Flight]) -> list[Flight]:
+    """Those that have neither landed nor failed."""
+    return [flight for flight in flights if not flight.is_done]
+
+
 @contextmanager
 def queued(flights: list[Flight]) -> Iterator[None]:
     """While they stand in a queue: all of them leave it, or none."""

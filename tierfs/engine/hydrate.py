@@ -28,8 +28,9 @@ from tierfs.core.extents import (
 from tierfs.core.records import ObjectRef
 from tierfs.engine.arena import Arena
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings, pending_of
-from tierfs.engine.flights import Flight
+from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings
+from tierfs.engine.flights import Flight, pending_of
+from tierfs.engine.nearby import Nearby
 
 __all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
 
@@ -49,7 +50,8 @@ class Hydrator:
     def __init__(self, cold: ColdTier, arena: Arena, settings: HydrateSettings) -> None:
         self.settings = settings
         self._cold = cold
-        self._fetcher = Fetcher(cold, arena, settings)
+        self.nearby = Nearby(cold, arena, settings.memory_bytes)
+        self._fetcher = Fetcher(cold, arena, self.nearby, settings)
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # those that read ahead
         self._streams = trio.Semaphore(STREAMS)
         self._streamed_at = -math.inf  # when a chunk last came for one of them, on trio's clock
@@ -61,7 +63,9 @@ class Hydrator:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks that fetch, until cancelled; `await nursery.start(hydrator.run)` before the first read."""
-        await self._fetcher.run(task_status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.nearby.run)
+            await self._fetcher.run(task_status)
 
     def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None = None) -> "Reader":
         """What one handle reads an object with; `successor` is asked once for what is likely to be read after it."""
@@ -149,6 +153,7 @@ class Reader:
         self._hydrator = hydrator
         self._fetcher = fetcher
         self._item = item
+        self._is_nearby = True  # what is known to be in the cache could be read from there, so far
         self._missed: list[tuple[range, float]] = []  # extents, and until when their repetition is expected
         self.successor: Callable[[], ObjectRef | None] | None = None
 
@@ -174,6 +179,13 @@ class Reader:
         length = min(length, item.ref.size - offset)
         self._hydrator.counters.reads += 1
         self._hydrator.counters.bytes_asked += length
+        if not self._fetcher.has_any(item, indices) and self._hydrator.nearby.knows(item, indices[0]):
+            near = self._hydrator.nearby.read(item, indices, offset, length)
+            self._is_nearby = near is not None
+            if near is not None:
+                self._hydrator.counters.cache_hits += len(indices)
+                self._read_ahead(offset, length)
+                return near
         flights = self._fetcher.want(item, indices)
         self._read_ahead(offset, length)
         self._fail_repetition(offset, flights)
@@ -211,7 +223,9 @@ class Reader:
         if not window.ahead:
             hydrator.no_read_ahead(self)
         elif chunks:
-            self._fetcher.want_ahead(item, chunks)
+            # What can be read from its file when it is asked for need not be brought before.
+            nearby = hydrator.nearby if self._is_nearby else None
+            self._fetcher.want_ahead(item, [one for one in chunks if not (nearby and nearby.knows(item, one))])
         if self.successor and is_near_end(window, item.ref.size, item.chunk_size):
             self._warm(self.successor(), window)
 

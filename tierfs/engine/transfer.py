@@ -3,11 +3,10 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 
-from isal import isal_zlib
-
 from tierfs.core.errors import IntegrityError
 from tierfs.core.extents import Item, chunk_extent, fill
 from tierfs.stores.cache import ChunkCache
+from tierfs.stores.chunkfile import running_crcs
 from tierfs.stores.cold import ColdStore
 
 #: Says that one chunk is in its place, verified; answers whether the others are still wanted.
@@ -44,19 +43,19 @@ def fetch(
         if isinstance(blocks, Generator):
             stack.enter_context(closing(blocks))  # gives the connection back when the rest is not wanted
         for index in fill(blocks, targets):
-            crc = _check(item, index, targets[index])
+            crcs = _check(item, index, targets[index])
             arrived += 1
             if not landed(index):
                 return
             if room:
-                room.put(ref, item.chunk_size, index, targets[index], crc)
+                room.put(ref, item.chunk_size, index, targets[index], crcs)
     if arrived < len(chunks):
         raise IntegrityError(f"{ref.key}: the store sent fewer bytes than it was asked for")
 
 
-def _check(item: Item, index: int, data: memoryview) -> int:
-    """The CRC-32 of a chunk. IntegrityError unless it is the one that was recorded when the object was archived."""
-    crc = isal_zlib.crc32(data)
-    if item.ref.chunk_size == item.chunk_size and item.ref.crc_of(index) not in (None, crc):
+def _check(item: Item, index: int, data: memoryview) -> list[int]:
+    """The CRC-32s of a chunk. IntegrityError unless it is the one that was recorded when the object was archived."""
+    crcs = running_crcs(data)
+    if item.ref.chunk_size == item.chunk_size and item.ref.crc_of(index) not in (None, crcs[-1]):
         raise IntegrityError(f"{item.ref.key}: the bytes of chunk {index} are not the ones that were archived")
-    return crc
+    return crcs

@@ -9,7 +9,7 @@ Layout of the directory (0700): `cache.db` (SQLite, WAL), and `0` .. `f`, which 
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -19,6 +19,7 @@ from tierfs.stores.cache_database import DATABASE_FILES, JOURNAL_BYTES, CacheDat
 from tierfs.stores.chunkfile import (
     SHELVES,
     chunk_key,
+    key_prefix,
     new_name,
     object_digest,
     read_chunk,
@@ -100,6 +101,24 @@ class ChunkCache:
                 self.counters.hits += len(used)
                 self.counters.misses += asked - len(used)
             self._mark_used(used)
+
+    def files(self, ref: ObjectRef, chunk_size: int, most: int) -> dict[int, str]:
+        """In which files chunks of an object are, by index; at most so many. See stores.chunkfile."""
+        found: dict[int, str] = {}
+        prefix = key_prefix(ref, chunk_size)
+        with self._tolerating("read"):
+            if self._database is not None:
+                for key, filename in self._database.files_tagged(object_digest(ref), most):
+                    if key.startswith(prefix):
+                        found[int(key.removeprefix(prefix))] = os.path.join(self.directory, filename)
+        return found
+
+    def used(self, ref: ObjectRef, chunk_size: int, indices: Iterable[int]) -> None:
+        """Somebody read chunks from their files."""
+        keys = [chunk_key(ref, chunk_size, index) for index in indices]
+        with self._counting:
+            self.counters.hits += len(keys)
+        self._mark_used(keys)
 
     def cached_bytes(self, ref: ObjectRef) -> int:
         """How many bytes of an object are here."""
@@ -272,14 +291,14 @@ class Reservation:
         """Whether there is room left in it."""
         return self._left > 0
 
-    def put(self, ref: ObjectRef, chunk_size: int, index: int, data: bytes | memoryview, crc: int) -> bool:
-        """Write a chunk, whole and checked by the caller, whose CRC-32 is `crc`; says whether the disk took it."""
+    def put(self, ref: ObjectRef, chunk_size: int, index: int, data: memoryview, crcs: list[int]) -> bool:
+        """Write a chunk, whole and checked by the caller, with its running_crcs(); says whether the disk took it."""
         cache, cost = self._cache, len(data) + self._cache._overhead
         if cost > self._left:
             return False
         value = Value(chunk_key(ref, chunk_size, index), object_digest(ref), len(data), new_name())
         with cache._tolerating("write"):
-            write_chunk(os.path.join(cache.directory, value.filename), value.key, data, crc)
+            write_chunk(os.path.join(cache.directory, value.filename), value.key, data, crcs)
             self._left -= cost
             self._written.append(value)
         return bool(self._written) and self._written[-1] is value

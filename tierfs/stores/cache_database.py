@@ -94,6 +94,11 @@ class CacheDatabase(diskcache.Cache):  # type: ignore[misc]  # diskcache has no 
         ((total,),) = self._sql("SELECT COALESCE(SUM(size), 0) FROM Cache WHERE tag = ?", (tag,)).fetchall()
         return int(total)
 
+    def files_tagged(self, tag: str, most: int) -> list[tuple[str, str]]:
+        """Keys and files of the chunks that carry `tag`, at most so many."""
+        rows = self._sql("SELECT key, filename FROM Cache WHERE tag = ? AND raw = 1 LIMIT ?", (tag, most)).fetchall()
+        return [(key, filename) for key, filename in rows if is_value_name(filename)]
+
     def shrink(self, excess: int, overhead: int) -> int:
         """Drop the least recently used chunks until `excess` bytes are free; each frees its size and `overhead`."""
         freed = 0

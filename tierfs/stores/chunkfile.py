@@ -1,8 +1,9 @@
 """The files of the chunk cache: how they are named, and what is in one.
 
 A chunk is one file on one of sixteen shelves, `0` to `f` (few directories: each costs a block on the disk). The file
-is a header that says whose bytes these are, then the bytes. The header (128 bytes) is: magic, CRC-32 and length of
-the bytes, length of the chunk's key, the key, zero padding.
+is a header that says whose bytes these are, then the bytes. The header is: magic, CRC-32 and length of the bytes,
+length of the chunk's key, the key, zero padding (128 bytes so far), then the CRC-32 of the bytes up to the end of each
+piece: what one piece adds to it shows whether that piece is whole.
 """
 
 import hashlib
@@ -12,12 +13,19 @@ from contextlib import suppress
 
 from isal import isal_zlib
 
+from tierfs.core.extents import count_chunks
 from tierfs.core.records import ObjectRef
+
+#: What is checked by itself, in bytes: a small read need not load a chunk. Smaller ones make fetching slower: each is a
+#: call that gives up Python's lock and has to get it again.
+PIECE = 128 << 10
 
 SHELVES = "0123456789abcdef"
 _SUFFIX = ".val"
+_READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _HEADER = struct.Struct("<8sIQH106s")
-_MAGIC = b"tierfs\x00\x01"
+_CRC = struct.Struct("<I")
+_MAGIC = b"tierfs\x00\x02"
 
 
 def object_digest(ref: ObjectRef) -> str:
@@ -27,7 +35,12 @@ def object_digest(ref: ObjectRef) -> str:
 
 def chunk_key(ref: ObjectRef, chunk_size: int, index: int) -> str:
     """The cache's name of one chunk: a new version of an object, or another chunk size, never meets old chunks."""
-    return f"{_digest(ref.key, ref.etag, ref.version_id or '', str(chunk_size))}:{index}"
+    return f"{key_prefix(ref, chunk_size)}{index}"
+
+
+def key_prefix(ref: ObjectRef, chunk_size: int) -> str:
+    """What the keys of all chunks of an object begin with; the chunk's index follows."""
+    return _digest(ref.key, ref.etag, ref.version_id or "", str(chunk_size)) + ":"
 
 
 def _digest(*fields: str) -> str:
@@ -68,10 +81,20 @@ def taken_bytes(path: str) -> int:
         return 0
 
 
-def write_chunk(path: str, key: str, data: bytes | memoryview, crc: int) -> None:
-    """Make the file of a chunk (0600) whose CRC-32 is `crc`; OSError, and no file, when it cannot be written whole."""
+def running_crcs(data: memoryview) -> list[int]:
+    """The CRC-32 of `data` up to the end of each of its pieces: that of all of it comes last."""
+    crcs: list[int] = []
+    crc = 0
+    for start in range(0, len(data), PIECE):
+        crc = isal_zlib.crc32(data[start : start + PIECE], crc)
+        crcs.append(crc)
+    return crcs
+
+
+def write_chunk(path: str, key: str, data: memoryview, crcs: list[int]) -> None:
+    """Make the file of a chunk (0600), with its running_crcs(); OSError, and no file, when it is not written whole."""
     named = key.encode()
-    header = _HEADER.pack(_MAGIC, crc, len(data), len(named), named)
+    header = _HEADER.pack(_MAGIC, crcs[-1], len(data), len(named), named) + struct.pack(f"<{len(crcs)}I", *crcs)
     with suppress(FileExistsError):
         os.mkdir(os.path.dirname(path), 0o700)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -90,15 +113,43 @@ def read_chunk(path: str, key: str, crc: int | None, target: memoryview) -> bool
 
     OSError when the file cannot be read.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    header = bytearray(_HEADER.size)
+    header = bytearray(_header_size(len(target)))
+    fd = os.open(path, _READING)
     try:
         if os.preadv(fd, (header, target), 0) != len(header) + len(target):
             return False
-        is_longer = os.fstat(fd).st_size != len(header) + len(target)
+        if os.fstat(fd).st_size != len(header) + len(target) or not _names(header, key, crc, len(target)):
+            return False
     finally:
         os.close(fd)
-    magic, stored_crc, length, key_length, named = _HEADER.unpack(header)
-    if is_longer or magic != _MAGIC or named[:key_length] != key.encode() or crc not in (None, stored_crc):
-        return False
-    return bool(length == len(target) and isal_zlib.crc32(target) == stored_crc)
+    return bool(isal_zlib.crc32(target) == _CRC.unpack_from(header, len(_MAGIC))[0])
+
+
+def read_pieces(path: str, key: str, crc: int | None, place: tuple[int, int], target: memoryview, flags: int) -> bool:
+    """As read_chunk, for the pieces from `start` on of a chunk of `size` bytes, which are `place`.
+
+    `target` ends where a piece ends; `flags` are those of preadv2(2).
+    """
+    start, size = place
+    header = bytearray(_header_size(size))
+    fd = os.open(path, _READING)
+    try:
+        if os.preadv(fd, (header,), 0, flags) != len(header) or not _names(header, key, crc, size):
+            return False
+        if os.preadv(fd, (target,), len(header) + start, flags) != len(target):
+            return False
+    finally:
+        os.close(fd)
+    first, stop = start // PIECE, count_chunks(start + len(target), PIECE)
+    before = _CRC.unpack_from(header, _HEADER.size + (first - 1) * _CRC.size)[0] if first else 0
+    return bool(isal_zlib.crc32(target, before) == _CRC.unpack_from(header, _HEADER.size + (stop - 1) * _CRC.size)[0])
+
+
+def _header_size(size: int) -> int:
+    return _HEADER.size + count_chunks(size, PIECE) * _CRC.size
+
+
+def _names(header: bytearray, key: str, crc: int | None, size: int) -> bool:
+    """Whether a header says that the file is this chunk."""
+    magic, stored_crc, length, key_length, named = _HEADER.unpack_from(header)
+    return bool(magic == _MAGIC and length == size and named[:key_length] == key.encode() and crc in (None, stored_crc))

@@ -45,6 +45,15 @@ def identity_of(st: os.stat_result) -> Identity:
     return Identity(HotIno(st.st_ino), st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
+def is_in_memory(path: str) -> bool:
+    """Whether a directory is on a filesystem that keeps its bytes in memory. OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _filesystem_of(fd) in _IN_MEMORY
+    finally:
+        os.close(fd)
+
+
 def _filesystem_of(fd: int) -> int:
     """The magic number of a filesystem, 0 where it cannot be had."""
     found = ctypes.create_string_buffer(_LARGEST_STATFS)
