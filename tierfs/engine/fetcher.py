@@ -52,7 +52,7 @@ class HydrateSettings:
     deadline_ns: int | None = 30_000_000_000
     concurrency: int = 16
     fetch_bytes: int = 8 << 20
-    memory_bytes: int = 88 << 20
+    memory_bytes: int = 80 << 20
 
     @property
     def flight_bytes(self) -> int:
