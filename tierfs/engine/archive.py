@@ -8,6 +8,7 @@ import trio
 from tierfs.core.errors import NotEligible, ObjectChanged, ObjectMissing
 from tierfs.core.keys import key_of
 from tierfs.core.records import Fd, ObjectRef, Record
+from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
@@ -60,7 +61,8 @@ class Archiver:
         if (info.etag, info.size) != (stored.etag, stored.size):
             self._tier.missing(stored)
             raise ObjectChanged(f"{stored.key} was overwritten behind tierfs; the file stays hot and is archived again")
-        await trio.to_thread.run_sync(self._tier.catalog.sync)
+        with step("release.sync_catalog"):
+            await trio.to_thread.run_sync(self._tier.catalog.sync)
         return self._tier.release(path, record)
 
     async def _wait_until_changes_show(self, path: bytes) -> None:
@@ -85,7 +87,8 @@ class Archiver:
         upload = upload_of(fd, key, record.attributes, self._chunk_size)
         self._tier.on_cancel(record.ino, upload.end)
         try:
-            await trio.to_thread.run_sync(self._tier.catalog.sync)
+            with step("archive.sync_catalog"):
+                await trio.to_thread.run_sync(self._tier.catalog.sync)
             async with self._uploads:
                 return await self._cold.put(upload)
         finally:

@@ -17,6 +17,7 @@ from tierfs.core.errors import StoreUnavailable
 from tierfs.core.extents import Item, runs
 from tierfs.core.records import Attributes, Fd, ObjectRef
 from tierfs.core.reports import StoreHealth
+from tierfs.core.steps import step
 from tierfs.engine import transfer, upload
 from tierfs.engine.arena import Place
 from tierfs.stores.cache import CacheCounters, ChunkCache
@@ -125,8 +126,10 @@ class ColdSide:
 
     def put(self, job: Job, fd: Fd, key: str, attributes: Attributes, chunk_size: int) -> ObjectRef:
         """Make the bytes of an open file an object, and verify it. NotEligible when they change or the job is ended."""
-        os.fsync(fd)  # a power cut must not leave an object without the hot bytes that it was made of
-        return upload.upload(self._store, fd, key, attributes, chunk_size, job.stop)
+        with step("archive.sync_bytes"):  # a power cut must not leave an object without the bytes that it was made of
+            os.fsync(fd)
+        with step("archive.upload"):
+            return upload.upload(self._store, fd, key, attributes, chunk_size, job.stop)
 
     def head(self, job: Job, key: str) -> ObjectInfo:
         """See ColdStore."""

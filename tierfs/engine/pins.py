@@ -1,8 +1,9 @@
 """Pins: the files that are never released, because an operator said so or a pattern does."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tierfs.core.policy import matches
+from tierfs.core.steps import step
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.hot import split
 
@@ -33,14 +34,14 @@ class Pins:
 
     def add(self, path: bytes) -> None:
         """Never release what is at or below a path, until the pin is taken away or the file removed."""
-        self._catalog.change_pins(removed=(), added=(path,))
+        self._change(removed=(), added=(path,))
         self._paths.add(path)
 
     def discard(self, path: bytes) -> bool:
         """Take a pin away; False if there was none at this very path."""
         if path not in self._paths:
             return False
-        self._catalog.change_pins(removed=(path,), added=())
+        self._change(removed=(path,), added=())
         self._paths.discard(path)
         return True
 
@@ -50,8 +51,12 @@ class Pins:
         if exchange:
             moves |= {pin: source + pin[len(target) :] for pin in self._paths if _is_within(pin, target)}
         if moves:
-            self._catalog.change_pins(removed=moves.keys(), added=moves.values())
+            self._change(removed=moves.keys(), added=moves.values())
             self._paths = self._paths - moves.keys() | set(moves.values())
+
+    def _change(self, removed: Collection[bytes], added: Collection[bytes]) -> None:
+        with step("pins.commit"):
+            self._catalog.change_pins(removed, added)
 
 
 def _is_within(path: bytes, directory: bytes) -> bool:

@@ -15,6 +15,7 @@ from tierfs.core.keys import Named, is_reserved, path_of
 from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import Finding
 from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
+from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
 from tierfs.stores.cold import ObjectInfo
@@ -52,9 +53,11 @@ def finish_renames(tier: Tier) -> None:
     for rename in tier.catalog.intended():
         st = tier.hot.lstat_or_none(rename.target)
         if st is None or st.st_ino != rename.hot_ino:
-            tier.catalog.withdraw(rename)
+            with step("recover.withdraw"):
+                tier.catalog.withdraw(rename)
             continue
-        tier.catalog.follow(rename, tier.now())
+        with step("recover.follow"):
+            tier.catalog.follow(rename, tier.now())
         for record in filter(None, (tier.catalog.get(rename.target), tier.catalog.get(rename.source))):
             _believe_after_rename(tier, record)
 
@@ -73,8 +76,10 @@ def finish_removals(tier: Tier) -> None:
     for path, hot_ino in tier.catalog.doomed():
         st = tier.hot.lstat_or_none(path)
         if st and st.st_ino == hot_ino:
-            tier.hot.unlink(path)
-        tier.catalog.spare(path)
+            with step("recover.unlink"):
+                tier.hot.unlink(path)
+        with step("recover.spare"):
+            tier.catalog.spare(path)
 
 
 async def check(tier: Tier, cold: ColdTier, online: bool) -> AsyncIterator[Finding]:

@@ -15,6 +15,7 @@ import trio
 from tierfs.core.errors import IntegrityError, NotEligible, ObjectMissing, TierfsError
 from tierfs.core.records import Fd, Ino, ObjectRef, Record
 from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.core.steps import step
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import apply_attributes, split
@@ -114,7 +115,8 @@ class Restorer:
         try:
             fd = self._tier.hot.temporary(directory)
             try:
-                await self._fill(fd, stored, restore)
+                with step("restore.fill"):
+                    await self._fill(fd, stored, restore)
                 await self._finish(fd, record.ino, stored)
             finally:
                 os.close(fd)
@@ -125,15 +127,17 @@ class Restorer:
         current = self._tier.catalog.get_by_ino(ino)
         if current is None or current.residency not in WITHOUT_HOT_BYTES:
             raise NotEligible("removed or replaced while it was being restored")
-        apply_attributes(fd, current.attributes)
-        await trio.to_thread.run_sync(os.fsync, fd)
+        with step("restore.sync"):
+            apply_attributes(fd, current.attributes)
+            await trio.to_thread.run_sync(os.fsync, fd)
         restored = self._tier.restored(ino, stored, fd)
         self.came_back(ino)
         if restored.attributes != current.attributes:  # somebody changed them during the fsync
             apply_attributes(fd, restored.attributes)
             self._tier.refresh_identity(restored.path, ino)
         self._changed(ino)
-        await sync_directory(self._tier.hot, split(restored.path)[0])
+        with step("restore.sync_names"):
+            await sync_directory(self._tier.hot, split(restored.path)[0])
 
     async def _fill(self, fd: Fd, stored: ObjectRef, restore: _Restore) -> None:
         digest, offset = hashlib.sha256(), 0

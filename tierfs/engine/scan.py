@@ -19,6 +19,7 @@ import trio
 from tierfs.core.errors import ObjectMissing
 from tierfs.core.keys import Unnameable, is_reserved, path_of
 from tierfs.core.records import Attributes, ObjectRef
+from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
 from tierfs.stores.cold import ObjectInfo
@@ -62,7 +63,8 @@ class Scanner:
                         if self._is_news(info, scanned):
                             await self._heads.acquire_on_behalf_of(info.key)
                             nursery.start_soon(self._show, info, scanned)
-        self._tier.catalog.state_fact(SCANNED, "yes")
+        with step("scan.complete"):
+            self._tier.catalog.state_fact(SCANNED, "yes")
         log.info("%d objects in the bucket, %d of them appeared in the tree", scanned.objects, scanned.shown)
         return scanned
 

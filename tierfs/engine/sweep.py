@@ -19,6 +19,7 @@ from tierfs.core.errors import ObjectMissing, StoreError, StoreUnavailable, Tier
 from tierfs.core.keys import RESERVED, key_of
 from tierfs.core.records import ObjectRef, Record
 from tierfs.core.residency import Residency
+from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
 from tierfs.stores.cold import ObjectInfo
@@ -66,7 +67,7 @@ class Sweeper:
     async def clear(self, key: str) -> None:
         """Delete what is still to be deleted under a key that the caller is using and about to write. StoreError."""
         if self._catalog.is_buried(key) and not self._tier.open_files.objects[key]:
-            await trio.to_thread.run_sync(self._catalog.sync)
+            await self._sync_deletions()
             await self._delete(key)
 
     async def sweep(self) -> None:
@@ -96,7 +97,7 @@ class Sweeper:
                 limit.release_on_behalf_of(key)
 
         if keys:
-            await trio.to_thread.run_sync(self._catalog.sync)
+            await self._sync_deletions()
         async with trio.open_nursery() as nursery:
             for key in keys:
                 await limit.acquire_on_behalf_of(key)
@@ -106,16 +107,24 @@ class Sweeper:
                     limit.release_on_behalf_of(key)
         return failures
 
+    async def _sync_deletions(self) -> None:
+        """What is to be deleted is given up for good."""
+        with step("delete.sync_catalog"):
+            await trio.to_thread.run_sync(self._catalog.sync)
+
     def _may_delete(self, key: str) -> bool:
         """Not while it is in use. A key that a file of the tree has again is not to be deleted at all."""
         if self._catalog.get_by_key(key):
-            self._catalog.exhume(key)
+            with step("delete.exhume"):
+                self._catalog.exhume(key)
         return self._catalog.is_buried(key) and not self._tier.open_files.objects[key]
 
     async def _delete(self, key: str) -> None:
         """Delete the object of a key that is used by the caller. It was buried before the last sync."""
-        await self._cold.delete(key)
-        self._catalog.exhume(key)
+        with step("delete.object"):
+            await self._cold.delete(key)
+        with step("delete.commit"):
+            self._catalog.exhume(key)
 
     # -- renames -------------------------------------------------------------------------------------------------
 
@@ -132,7 +141,8 @@ class Sweeper:
                     continue
                 place, wanted = _Place.FREE, f"{self._tier.prefix}{RESERVED}/moving/{uuid.uuid4().hex}"
             if place is _Place.REACHED:
-                self._catalog.put(replace(record, misplaced=False))
+                with step("move.reached"):
+                    self._catalog.put(replace(record, misplaced=False))
             elif place is _Place.AWAITED:
                 waiting[record.path] = record
                 turned_away += 1
@@ -168,9 +178,11 @@ class Sweeper:
         source = ObjectInfo(stored.key, stored.size, stored.etag, stored.version_id)
         async with self.using(stored.key), self.using(wanted):
             self._claim(wanted)
-            await trio.to_thread.run_sync(self._catalog.sync)
+            with step("move.sync_catalog"):
+                await trio.to_thread.run_sync(self._catalog.sync)
             try:
-                info = await self._cold.copy(source, wanted)
+                with step("move.copy"):
+                    info = await self._cold.copy(source, wanted)
             except ObjectMissing:
                 self._tier.missing(stored)
                 raise
@@ -180,8 +192,10 @@ class Sweeper:
         """A key is about to be written: bury it, so that a crash leaves nothing, and take it from a HOT file."""
         holder = self._catalog.get_by_key(key)
         if holder:  # an older version of a file that is HOT now
-            self._catalog.put(replace(holder, object=None, misplaced=False))
-        self._catalog.bury(key, self._tier.now())
+            with step("move.take_key"):
+                self._catalog.put(replace(holder, object=None, misplaced=False))
+        with step("move.bury"):
+            self._catalog.bury(key, self._tier.now())
 
     def _moved(self, stored: ObjectRef, copied: ObjectRef) -> Record | None:
         """An object has a copy under another key: name that one, unless the file has changed or is being read."""
@@ -190,7 +204,8 @@ class Sweeper:
             return None
         misplaced = copied.key != key_of(self._tier.prefix, record.path)
         moved = replace(record, object=copied, misplaced=misplaced)
-        self._catalog.put_and_bury(moved, stored.key, self._tier.now())
+        with step("move.commit"):
+            self._catalog.put_and_bury(moved, stored.key, self._tier.now())
         return moved
 
     # -- lost objects --------------------------------------------------------------------------------------------

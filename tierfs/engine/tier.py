@@ -19,11 +19,12 @@ from tierfs.core.keys import is_storable, key_of
 from tierfs.core.policy import HotFile, why_kept, why_never
 from tierfs.core.records import Attributes, Fd, HotIno, Identity, Ino, ObjectRef, Record
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Event, Residency, next_residency
+from tierfs.core.steps import step
 from tierfs.engine.numbers import Numbers
 from tierfs.engine.openfiles import OpenFiles
 from tierfs.engine.pins import Pins
 from tierfs.stores.catalog import Catalog
-from tierfs.stores.hot import HotTier, identity_of, split
+from tierfs.stores.hot import HotTier, directories_above, identity_of, split
 
 
 class Tier:
@@ -101,7 +102,11 @@ class Tier:
             identity=identity_of(st),
             restored_ns=known.restored_ns if known else 0,
         )
-        self._put(record, stale.key)
+        with step("archive.start"):
+            if stale.key == key:
+                self.catalog.put(record)
+            else:
+                self.catalog.put_and_bury(record, stale.key, self.now())
         return record
 
     def _check_unclaimed(self, path: bytes, ino: Ino, key: str) -> None:
@@ -117,7 +122,7 @@ class Tier:
         if holder.residency is not Residency.HOT:
             raise NotEligible(f"its object key still belongs to {os.fsdecode(holder.path)}, which was renamed")
         # What a HOT file left in the bucket is an older version of it: the key is free.
-        self.catalog.put(replace(holder, object=None, misplaced=False))
+        self._commit("archive.take_key", replace(holder, object=None, misplaced=False))
 
     def on_cancel(self, ino: Ino, cancel: Callable[[], None] | None) -> None:
         """What to call when a file that is being archived is written to; None when the archive is over."""
@@ -131,18 +136,18 @@ class Tier:
         record = self.catalog.get_by_ino(started.ino)
         if record is None or not self._is_same_upload(started, record):
             if self.catalog.get_by_key(stored.key) is None:
-                self.catalog.bury(stored.key, self.now())
+                with step("archive.bury"):
+                    self.catalog.bury(stored.key, self.now())
             raise NotEligible("removed, replaced or linked while it was being archived")
         st = self.hot.lstat_or_none(record.path)
         if st is None or identity_of(st) != record.identity or self.open_files.writers[HotIno(st.st_ino)]:
-            self.catalog.put(_changed(record, Event.WRITTEN, object=replace(stored, etag="")))
+            self._commit("archive.give_up", _changed(record, Event.WRITTEN, object=replace(stored, etag="")))
             raise NotEligible("changed while it was being archived")
         misplaced = stored.key != key_of(self.prefix, record.path)
         attributes = self.hot.attributes(record.path, st)
         mirrored = _changed(record, Event.ARCHIVED, object=stored, misplaced=misplaced, attributes=attributes)
-        self.catalog.put(mirrored)
         self.failures.pop(record.path, None)
-        return mirrored
+        return self._commit("archive.commit", mirrored)
 
     def _is_same_upload(self, started: Record, now: Record) -> bool:
         """Whether `now` still waits for the upload that began with `started`: the same inode, under the same key.
@@ -158,7 +163,7 @@ class Tier:
         """ARCHIVING back to HOT. Without effect when something else already took the file out of ARCHIVING."""
         record = self.catalog.get_by_ino(started.ino)
         if record and self._is_same_upload(started, record):
-            self.catalog.put(_changed(record, Event.ABORTED))
+            self._commit("archive.abort", _changed(record, Event.ABORTED))
 
     # -- release -------------------------------------------------------------------------------------------------
 
@@ -183,12 +188,12 @@ class Tier:
             raise NotEligible("replaced while its object was looked at")
         st = self.hot.lstat(path)
         cold = _changed(record, Event.RELEASED, attributes=self.hot.attributes(path, st), restored_ns=0)
-        self.catalog.put(cold)
+        self._commit("release.commit", cold)
         try:
-            with self.hot.keeping_directory_times(path):
+            with self.hot.keeping_directory_times(path), step("release.unlink"):
                 self.hot.unlink(path)
         except OSError:
-            self.catalog.put(record)
+            self._commit("release.undo", record)
             raise
         self.numbers.freed(st)
         self.failures.pop(path, None)
@@ -205,28 +210,25 @@ class Tier:
             raise FileLost(f"{os.fsdecode(path)}: its object {record.object and record.object.key} is gone")
         if record.residency is Residency.RESTORING:
             raise NotEligible("being restored")
-        restoring = _changed(record, Event.RESTORE_STARTED)
-        self.catalog.put(restoring)
-        return restoring
+        return self._commit("restore.start", _changed(record, Event.RESTORE_STARTED))
 
     def restored(self, ino: Ino, stored: ObjectRef, fd: Fd) -> Record:
         """RESTORING to MIRRORED: gives the complete, synced, nameless file `fd` its name. NotEligible."""
         record = self.catalog.get_by_ino(ino)
         if record is None or record.residency is not Residency.RESTORING or record.object != stored:
             raise NotEligible("removed or replaced while it was being restored")
-        with self.hot.keeping_directory_times(record.path):
+        with self.hot.keeping_directory_times(record.path), step("restore.name"):
             self.hot.link_temporary(fd, record.path)
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
         mirrored = _changed(record, Event.RESTORED, identity=identity_of(st), restored_ns=self.now())
-        self.catalog.put(mirrored)
-        return mirrored
+        return self._commit("restore.commit", mirrored)
 
     def restore_aborted(self, ino: Ino) -> None:
         """RESTORING back to COLD."""
         record = self.catalog.get_by_ino(ino)
         if record and record.residency is Residency.RESTORING:
-            self.catalog.put(_changed(record, Event.ABORTED))
+            self._commit("restore.abort", _changed(record, Event.ABORTED))
 
     def missing(self, stored: ObjectRef) -> None:
         """The bucket says that an object is gone: MIRRORED is HOT again, what is cold is LOST until it is found."""
@@ -234,15 +236,15 @@ class Tier:
         if record is None or record.object != stored:
             return
         if record.residency in (Residency.COLD, Residency.RESTORING):
-            self.catalog.put(_changed(record, Event.MISSING))
+            self._commit("lost.commit", _changed(record, Event.MISSING))
         elif record.residency is Residency.MIRRORED:
-            self.catalog.put(_changed(record, Event.WRITTEN))
+            self._commit("write.commit", _changed(record, Event.WRITTEN))
 
     def found(self, path: bytes, stored: ObjectRef) -> None:
         """The object of a LOST file is there again."""
         record = self.catalog.get(path)
         if record and record.residency is Residency.LOST and record.object == stored:
-            self.catalog.put(_changed(record, Event.FOUND))
+            self._commit("found.commit", _changed(record, Event.FOUND))
 
     # -- writes and names ----------------------------------------------------------------------------------------
 
@@ -257,13 +259,13 @@ class Tier:
         record = self.catalog.get(path)
         if record and record.residency in (Residency.ARCHIVING, Residency.MIRRORED):
             self.write_expected(path)
-            self.catalog.put(_changed(record, Event.WRITTEN))
+            self._commit("write.commit", _changed(record, Event.WRITTEN))
 
     def noticed(self, record: Record | None) -> None:
         """Commit what a look at the file says anyway: a MIRRORED file has changed. A lost hot file is then not cold."""
         st = self.hot.lstat_or_none(record.path) if record and record.residency is Residency.MIRRORED else None
         if record and st and identity_of(st) != record.identity:
-            self.catalog.put(_changed(record, Event.WRITTEN))
+            self._commit("write.commit", _changed(record, Event.WRITTEN))
 
     def replaced(self, path: bytes, fd: Fd) -> Record:
         """From COLD, RESTORING or LOST to HOT with new content: gives the nameless file `fd` the name.
@@ -273,21 +275,21 @@ class Tier:
         record = self.catalog.get(path)
         if record is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
-        with self.hot.keeping_directory_times(path):
+        with self.hot.keeping_directory_times(path), step("overwrite.name"):
             self.hot.link_temporary(fd, path)
-        self.hot.sync_directory(split(path)[0])
+        with step("overwrite.sync_names"):
+            self.hot.sync_directory(split(path)[0])
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
-        hot = _changed(record, Event.REPLACED, identity=identity_of(st))
-        self.catalog.put(hot)
-        return hot
+        return self._commit("overwrite.commit", _changed(record, Event.REPLACED, identity=identity_of(st)))
 
     def removed(self, path: bytes) -> None:
         """The name is about to go, or another file has taken it: forget the record, bury the object."""
         self.failures.pop(path, None)
         if self.catalog.get(path):
             self.write_expected(path)
-            self.catalog.remove(path, self.now())
+            with step("forget.commit"):
+                self.catalog.remove(path, self.now())
 
     @contextmanager
     def changing_attributes(self, *paths: bytes) -> Iterator[None]:
@@ -302,16 +304,15 @@ class Tier:
         """Take the identity of the hot file at `path` for that of its record: the bytes are known to be the same."""
         record, st = self.catalog.get_by_ino(ino), self.hot.lstat_or_none(path)
         if record and st and record.path == path and record.identity and st.st_ino == record.identity.ino:
-            self.catalog.put(replace(record, identity=identity_of(st), attributes=self.hot.attributes(path, st)))
+            now = replace(record, identity=identity_of(st), attributes=self.hot.attributes(path, st))
+            self._commit("identity.commit", now)
 
     def set_attributes(self, path: bytes, attributes: Attributes) -> Record:
         """Change what is recorded of a file without hot bytes."""
         record = self.cold_record(path)
         if record is None:
             raise FileNotFoundError(path)
-        changed = replace(record, attributes=attributes)
-        self.catalog.put(changed)
-        return changed
+        return self._commit("attributes.commit", replace(record, attributes=attributes))
 
     def is_intact(self, path: bytes) -> bool:
         """Whether the hot bytes at `path` are the recorded ones and nobody can be writing them."""
@@ -330,10 +331,10 @@ class Tier:
         if self.catalog.get(path) or self.hot.lstat_or_none(path):
             return False
         directory = split(path)[0]
-        if any(self.cold_record(above) for above in _directories_above(path)):
+        if any(self.cold_record(above) for above in directories_above(path)):
             raise FileExistsError(errno.EEXIST, "a cold file is where a directory is needed", os.fsdecode(path))
         self.hot.make_directories(directory)
-        self.catalog.put(Record(path, self.numbers.new(), Residency.COLD, attributes, stored))
+        self._commit("scan.adopt", Record(path, self.numbers.new(), Residency.COLD, attributes, stored))
         return True
 
     def recover(self, record: Record) -> Residency:
@@ -348,7 +349,8 @@ class Tier:
         if not stat.S_ISREG(st.st_mode):
             # Something else took the place of hot bytes, or was made where nobody saw that there is a cold file.
             is_cold = record.residency in WITHOUT_HOT_BYTES
-            self.catalog.drop(record.path) if is_cold else self.catalog.remove(record.path, self.now())
+            with step("recover.forget"):
+                self.catalog.drop(record.path) if is_cold else self.catalog.remove(record.path, self.now())
             return Residency.HOT
         self.numbers.bind(st, record.ino)
         if record.identity == identity_of(st) and settled.residency in (Residency.MIRRORED, Residency.COLD):
@@ -356,20 +358,21 @@ class Tier:
         else:
             settled = replace(settled, residency=Residency.HOT, identity=identity_of(st))
         if settled != record:
-            self.catalog.put(settled)
+            self._commit("recover.commit", settled)
         return settled.residency
 
     def _recover_without_hot_bytes(self, record: Record, settled: Record) -> Residency:
         if settled.residency is Residency.HOT:
             if settled.object is None or not settled.object.etag:
-                self.catalog.remove(record.path, self.now())  # was never in the bucket: removed behind the mount
+                with step("recover.forget"):  # was never in the bucket: removed behind the mount
+                    self.catalog.remove(record.path, self.now())
                 return Residency.HOT
             # The bucket has an older version at best. EIO is honest, the older version would be an invention.
             settled = replace(settled, residency=Residency.LOST, object=replace(settled.object, etag=""))
         elif settled.residency is Residency.MIRRORED:
             settled = replace(settled, residency=Residency.COLD, restored_ns=0)
         if settled != record:
-            self.catalog.put(settled)
+            self._commit("recover.commit", settled)
         return settled.residency
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -378,11 +381,10 @@ class Tier:
         st = self.hot.lstat_or_none(record.path)
         return st is not None and record.identity == identity_of(st) and not self.open_files.writers[HotIno(st.st_ino)]
 
-    def _put(self, record: Record, previous_key: str | None) -> None:
-        if previous_key and record.object and previous_key != record.object.key:
-            self.catalog.put_and_bury(record, previous_key, self.now())
-        else:
+    def _commit(self, name: str, record: Record) -> Record:
+        with step(name):
             self.catalog.put(record)
+        return record
 
 
 def _believed(record: Record | None, identity: Identity) -> Residency:
@@ -393,8 +395,3 @@ def _believed(record: Record | None, identity: Identity) -> Residency:
 
 def _changed(record: Record, event: Event, **fields: object) -> Record:
     return replace(record, residency=next_residency(record.residency, event), **fields)  # type: ignore[arg-type]
-
-
-def _directories_above(path: bytes) -> Iterator[bytes]:
-    while path := split(path)[0]:
-        yield path

@@ -18,6 +18,7 @@ import trio
 from tierfs.core.records import Attributes, HotIno, Ino, ObjectRef, Record
 from tierfs.core.residency import Residency
 from tierfs.core.segments import successor_of
+from tierfs.core.steps import step
 from tierfs.engine.stats import ColdStat, Stat, cold_stat, without_privileges
 from tierfs.engine.tier import Tier
 from tierfs.stores.catalog_rows import Rename
@@ -109,7 +110,8 @@ class Tree:
         self.tier.removed(path)
         self.tier.pins.discard(path)
         if isinstance(found.st, os.stat_result):
-            self.hot.unlink(path)
+            with step("unlink.name"):
+                self.hot.unlink(path)
             self._freed(found.st)
         else:
             self.hot.touch_directory(path, self.tier.now())
@@ -127,7 +129,8 @@ class Tree:
     def link(self, source: bytes, target: bytes) -> None:
         """Give a hot file a second name; files with several names are always hot."""
         self.claim_name(target)
-        self.hot.link(source, target)
+        with step("link.name"):
+            self.hot.link(source, target)
         self.tier.written(source)
 
     def ends(self, source: bytes, target: bytes) -> Ends:
@@ -145,9 +148,10 @@ class Tree:
         while intent := self._intend(source, target, flags, ends or self.ends(source, target)):
             ends = None
             try:
-                await trio.to_thread.run_sync(self.catalog.sync)
+                with step("rename.sync_catalog"):
+                    await trio.to_thread.run_sync(self.catalog.sync)
             except BaseException:
-                self.catalog.withdraw(intent)
+                self._withdraw(intent)
                 raise
             replaced = self.find_or_none(target)
             if self._carry_out(intent, flags):
@@ -172,7 +176,8 @@ class Tree:
         for path in (source, target):
             self.tier.noticed(self.catalog.get(path))  # recovery takes the ctime for the rename's
         rename = Rename(source, target, moved.st.st_ino, exchange)
-        self.catalog.intend(rename)
+        with step("rename.intend"):
+            self.catalog.intend(rename)
         return rename
 
     def _carries(self, path: bytes, found: Found) -> bool:
@@ -204,21 +209,27 @@ class Tree:
     def _rename_cold(self, source: bytes, target: bytes, replaced: Found | None, exchange: bool) -> None:
         now_ns = self.tier.now()
         if exchange:
-            self.catalog.follow(Rename(source, target, 0, True), now_ns)
+            with step("rename_cold.exchange"):
+                self.catalog.follow(Rename(source, target, 0, True), now_ns)
         else:
             doomed = self.hot.lstat(target) if replaced and not replaced.record else None
-            self.catalog.move_cold(source, target, HotIno(doomed.st_ino) if doomed else None, now_ns)
+            with step("rename_cold.commit"):
+                self.catalog.move_cold(source, target, HotIno(doomed.st_ino) if doomed else None, now_ns)
             if doomed:
-                self.catalog.sync()
-                self.hot.unlink(target)
-                self.catalog.spare(target)
+                with step("rename_cold.sync_catalog"):
+                    self.catalog.sync()
+                with step("rename_cold.unlink"):
+                    self.hot.unlink(target)
+                with step("rename_cold.spare"):
+                    self.catalog.spare(target)
                 self._freed(doomed)
         self._renamed_cold(source, target)
         self.tier.pins.move(source, target, exchange)
 
     def _rename_hot(self, source: bytes, target: bytes, flags: int, replaced: Found | None) -> None:
         """A hot name without records. That of a hot file at the target goes last: until then recovery sees HOT win."""
-        self.hot.rename(source, target, flags)
+        with step("rename_hot.name"):
+            self.hot.rename(source, target, flags)
         if not flags & RENAME_EXCHANGE:
             self.tier.removed(target)
             if replaced and isinstance(replaced.st, os.stat_result):
@@ -234,19 +245,22 @@ class Tree:
         try:
             st = self.hot.lstat_or_none(source)
             if st is None or st.st_ino != rename.hot_ino:
-                self.catalog.withdraw(rename)
+                self._withdraw(rename)
                 return False
             replaced = self.find_or_none(target)
             self._check_rename(source, target, self.find(source), replaced, flags)
             intact = [r.ino for r in map(self.catalog.get, (source, target)) if r and self.tier.is_intact(r.path)]
             gone = None if rename.exchange else self.hot.lstat_or_none(target)
-            self.hot.rename(source, target, 0 if replaced and replaced.record else flags)
+            with step("rename.name"):
+                self.hot.rename(source, target, 0 if replaced and replaced.record else flags)
         except BaseException:
-            self.catalog.withdraw(rename)
+            self._withdraw(rename)
             raise
         if (replaced and replaced.record) or stat.S_ISDIR(st.st_mode):
-            self.hot.sync_directory(split(target)[0])
-        self.catalog.follow(rename, self.tier.now())
+            with step("rename.sync_names"):
+                self.hot.sync_directory(split(target)[0])
+        with step("rename.follow"):
+            self.catalog.follow(rename, self.tier.now())
         for ino in intact:
             record = self.catalog.get_by_ino(ino)
             if record:
@@ -256,6 +270,10 @@ class Tree:
         self._freed(gone)
         self.tier.pins.move(source, target, rename.exchange)
         return True
+
+    def _withdraw(self, rename: Rename) -> None:
+        with step("rename.withdraw"):
+            self.catalog.withdraw(rename)
 
     def _renamed_cold(self, *paths: bytes) -> None:
         """A rename changes the ctime of what it renames, and the times of the directories."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tierfs.core.records import ObjectRef
+from tierfs.core.steps import step
 from tierfs.stores.cache_database import DATABASE_FILES, JOURNAL_BYTES, CacheDatabase, Value, open_database
 from tierfs.stores.chunkfile import (
     SHELVES,
@@ -213,7 +214,8 @@ class ChunkCache:
         count = 0
         with self._tolerating("evict"):
             if self._database is not None:
-                count = evict(self._database)
+                with step("cache.evict"):
+                    count = evict(self._database)
         return count
 
     def _make_room(self, cost: int) -> bool:
@@ -244,7 +246,8 @@ class ChunkCache:
         is_kept = False
         with self._tolerating("write"):
             if self._database is not None:
-                self._database.keep(values)
+                with step("cache.keep"):
+                    self._database.keep(values)
                 is_kept = True
         if not is_kept:
             for value in values:
@@ -298,7 +301,8 @@ class Reservation:
             return False
         value = Value(chunk_key(ref, chunk_size, index), object_digest(ref), len(data), new_name())
         with cache._tolerating("write"):
-            write_chunk(os.path.join(cache.directory, value.filename), value.key, data, crcs)
+            with step("cache.write"):
+                write_chunk(os.path.join(cache.directory, value.filename), value.key, data, crcs)
             self._left -= cost
             self._written.append(value)
         return bool(self._written) and self._written[-1] is value

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import diskcache
 
+from tierfs.core.steps import step
 from tierfs.stores.chunkfile import is_value_name
 
 DATABASE_FILES = ("cache.db", "cache.db-wal", "cache.db-shm")
@@ -48,7 +49,7 @@ class ChunkFiles(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
 
     def remove(self, file_path: str) -> None:
         if is_value_name(file_path):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), step("cache.unlink"):
                 os.unlink(os.path.join(self._directory, file_path))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from tierfs.core.errors import CatalogError
 from tierfs.core.records import Attributes, HotIno, Ino, Record, Tombstone
 from tierfs.core.residency import Residency
+from tierfs.core.steps import step
 from tierfs.stores.catalog_rows import (
     COLUMNS,
     IS_BELOW,
@@ -78,11 +79,12 @@ class Catalog:
 
     def _prepare(self, store: str) -> None:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():
-            with self._transaction():
+            with step("catalog.create"), self._transaction():
                 for statement in filter(str.strip, SCHEMA.split(";\n")):
                     self._run(statement)
                 self._run("INSERT INTO facts VALUES ('version', ?), ('store', ?)", (str(VERSION), store))
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with step("catalog.checkpoint"):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         version, known = self.fact("version"), self.fact("store")
         if version != str(VERSION):
             raise CatalogError(f"the catalog {self._path} has version {version}; this tierfs reads version {VERSION}")

@@ -31,30 +31,31 @@ from tierfs.core.errors import (
     ObjectMissing,
     StoreRefused,
 )
+from tierfs.core.steps import step
 from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.directory_layout import (
     ABOUT,
     DIRECTORY,
+    NEW,
     RESERVED,
     About,
     Bytes,
     OpenFile,
     about_path,
     explain,
+    forget_about,
     info_of,
     make_directory,
     parent_of,
     remove_empty,
     split_key,
     stat_or_none,
-    sync_directory,
     walk_below,
+    write_about,
     write_all,
 )
 
 _log = logging.getLogger(__name__)
-
-_NEW = RESERVED + b"/new"
 
 #: Bytes read and written at once.
 BLOCK = 1 << 20
@@ -105,12 +106,14 @@ class DirectoryStore:
         about = About(etag=secrets.token_hex(20), metadata=plain_metadata(metadata))
         with self._telling("write", key):
             self._prepare()
-        leftovers = [name := b"%s/%s" % (_NEW, secrets.token_hex(16).encode())]
+        leftovers = [name := b"%s/%s" % (NEW, secrets.token_hex(16).encode())]
         try:
-            body = self._write_body(key, name, source, progress)
+            with step("directory.body"):
+                body = self._write_body(key, name, source, progress)
             leftovers.append(about_path(key, body))
             with self._telling("write", key):
-                self._write_about(key, about, body)
+                with step("directory.description"):
+                    write_about(self._root, key, about, body)
                 self._publish(key, parts, name)
         except BaseException:
             for path in leftovers:
@@ -177,29 +180,16 @@ class DirectoryStore:
         if (offset, found) != (size, crc32):
             raise IntegrityError(f"cannot write object {key} in {self._place}: what reads back is not what was written")
 
-    def _write_about(self, key: str, about: About, body: os.stat_result) -> None:
-        path, name = about_path(key, body), b"%s/%s" % (_NEW, secrets.token_hex(16).encode())
-        directory = os.path.dirname(path)
-        if not self._exists(directory):
-            make_directory(directory, self._root)
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._root)
-        try:
-            write_all(fd, about.format(key))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(name, path, src_dir_fd=self._root, dst_dir_fd=self._root)
-        sync_directory(directory, self._root)
-
     def _publish(self, key: str, parts: tuple[bytes, ...], name: bytes) -> None:
         """The one step that makes the new body visible; then the description of the old one goes."""
         with self._lock, parent_of(self._root, parts, create=True) as parent:
             old = stat_or_none(parts[-1], parent)
-            os.rename(name, parts[-1], src_dir_fd=self._root, dst_dir_fd=parent)
-            os.fsync(parent)
+            with step("directory.name"):
+                os.rename(name, parts[-1], src_dir_fd=self._root, dst_dir_fd=parent)
+                os.fsync(parent)
         if old is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(about_path(key, old), dir_fd=self._root)
+            with step("directory.forget"):
+                forget_about(self._root, key, old)
 
     def get(
         self, key: str, start: int, stop: int, etag: str, version_id: str | None = None
@@ -326,14 +316,15 @@ class DirectoryStore:
                     body = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
                     if stat.S_ISDIR(body.st_mode):
                         return  # not an object
-                    os.unlink(parts[-1], dir_fd=parent)
-                    os.fsync(parent)
+                    with step("directory.delete"):
+                        os.unlink(parts[-1], dir_fd=parent)
+                        os.fsync(parent)
                     remove_empty(self._root, parts[:-1])
             except (FileNotFoundError, NotADirectoryError):
                 self._must_be_ours()
                 return
-            with suppress(FileNotFoundError):
-                os.unlink(about_path(key, body), dir_fd=self._root)
+            with step("directory.forget"):
+                forget_about(self._root, key, body)
 
     def probe(self) -> tuple[str, ...]:
         """Write, read and delete an object; say in sentences what a directory cannot do; see ColdStore."""
@@ -363,7 +354,7 @@ class DirectoryStore:
 
     def _prepare(self) -> None:
         """Make the place for descriptions and new bodies."""
-        for path in (RESERVED, _NEW, ABOUT):
+        for path in (RESERVED, NEW, ABOUT):
             if not self._exists(path):
                 self._must_be_ours()
                 make_directory(path, self._root)
@@ -372,7 +363,7 @@ class DirectoryStore:
     def _sweep(self) -> None:
         """Remove what a crash left half-written."""
         with ExitStack() as opened:
-            fd = os.open(_NEW, DIRECTORY, dir_fd=self._root)
+            fd = os.open(NEW, DIRECTORY, dir_fd=self._root)
             opened.callback(os.close, fd)
             for name in os.listdir(fd):
                 found = stat_or_none(os.fsencode(name), fd)

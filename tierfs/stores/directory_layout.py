@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from tierfs.stores.cold import ObjectInfo
 #: The directory, beside the objects, that is not one of them.
 RESERVED = b".tierfs-store"
 ABOUT = RESERVED + b"/about"
+#: Where it keeps what is being written.
+NEW = RESERVED + b"/new"
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -69,6 +72,28 @@ def about_path(key: str, body: os.stat_result) -> bytes:
     """Where the description of this body of `key` is, relative to the directory."""
     name = hashlib.sha256(key.encode()).hexdigest()[:40].encode()
     return b"%s/%s/%s-%x-%x" % (ABOUT, name[:2], name, body.st_mtime_ns, body.st_size)
+
+
+def write_about(root: int, key: str, about: About, body: os.stat_result) -> None:
+    """Describe a body that is about to be the object `key`, and make that durable. OSError."""
+    path, name = about_path(key, body), b"%s/%s" % (NEW, secrets.token_hex(16).encode())
+    directory = os.path.dirname(path)
+    if stat_or_none(directory, root) is None:
+        make_directory(directory, root)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root)
+    try:
+        write_all(fd, about.format(key))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(name, path, src_dir_fd=root, dst_dir_fd=root)
+    sync_directory(directory, root)
+
+
+def forget_about(root: int, key: str, body: os.stat_result) -> None:
+    """Drop the description of a body that is no object any more. OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(about_path(key, body), dir_fd=root)
 
 
 def explain(error: OSError, writing: bool) -> tuple[type[StoreError], str]:

@@ -40,6 +40,12 @@ def join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
+def directories_above(path: bytes) -> Iterator[bytes]:
+    """The directories that a path leads through, the nearest first, without the root."""
+    while path := split(path)[0]:
+        yield path
+
+
 def identity_of(st: os.stat_result) -> Identity:
     """The identity of the hot bytes that `st` describes."""
     return Identity(HotIno(st.st_ino), st.st_size, st.st_mtime_ns, st.st_ctime_ns)

@@ -11,6 +11,7 @@ from typing import Any
 from isal import isal_zlib
 
 from tierfs.core.errors import IntegrityError, StoreError, StoreRefused, StoreUnavailable
+from tierfs.core.steps import step
 from tierfs.stores.cold import ObjectInfo, Progress, Source
 from tierfs.stores.s3_answers import (
     NOT_S3,
@@ -186,9 +187,10 @@ class _Parts:
 def _upload_part(
     wire: Wire, key: str, upload_id: str, number: int, body: bytes, digest: Digest, abilities: Abilities
 ) -> _Part:
-    answer = wire.call(
-        "upload_part", key, UploadId=upload_id, PartNumber=number, Body=body, **digest.arguments(abilities)
-    )
+    with step("multipart.part"):
+        answer = wire.call(
+            "upload_part", key, UploadId=upload_id, PartNumber=number, Body=body, **digest.arguments(abilities)
+        )
     etag = plain_etag(answer.get("ETag"))
     _compare_md5(etag, answer, digest, abilities)
     return _Part(number, etag or digest.md5.hex(), len(body))
@@ -213,9 +215,10 @@ def _compare_md5(etag: str, answer: dict[str, Any], digest: Digest, abilities: A
 @contextmanager
 def _multipart(wire: Wire, target: Target, checksums: Mapping[str, str]) -> Iterator[str]:
     """An upload that is aborted when the block fails, whatever the reason."""
-    created = wire.call(
-        "create_multipart_upload", target.key, Metadata=dict(target.metadata), **target.extra, **checksums
-    )
+    with step("multipart.begin"):
+        created = wire.call(
+            "create_multipart_upload", target.key, Metadata=dict(target.metadata), **target.extra, **checksums
+        )
     upload_id = str(created.get("UploadId") or "")
     if not upload_id:
         raise Refuted(StoreUnavailable, NOT_S3)
@@ -223,7 +226,8 @@ def _multipart(wire: Wire, target: Target, checksums: Mapping[str, str]) -> Iter
         yield upload_id
     except BaseException as error:
         try:
-            wire.call("abort_multipart_upload", target.key, UploadId=upload_id)
+            with step("multipart.abort"):
+                wire.call("abort_multipart_upload", target.key, UploadId=upload_id)
         except StoreError as second:
             error.add_note(f"the unfinished upload {upload_id} could not be removed: {second}")
         raise
@@ -232,6 +236,7 @@ def _multipart(wire: Wire, target: Target, checksums: Mapping[str, str]) -> Iter
 def _complete(
     wire: Wire, key: str, upload_id: str, parts: list[dict[str, Any]], checksums: Mapping[str, str]
 ) -> dict[str, Any]:
-    return wire.call(
-        "complete_multipart_upload", key, UploadId=upload_id, MultipartUpload={"Parts": parts}, **checksums
-    )
+    with step("multipart.complete"):
+        return wire.call(
+            "complete_multipart_upload", key, UploadId=upload_id, MultipartUpload={"Parts": parts}, **checksums
+        )
