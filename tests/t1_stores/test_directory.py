@@ -50,6 +50,12 @@ def test_an_etag_is_new_with_every_put(store: DirectoryStore) -> None:
         read(store, first)
 
 
+def test_a_self_test_that_was_killed_left_no_object(store: DirectoryStore, tmp_path: Path) -> None:
+    put(store, "a", b"abc")
+    (tmp_path / ".tierfs-self-test-0123456789abcdef").write_bytes(b"it was killed")
+    assert [info.key for info in store.list("")] == ["a"]
+
+
 def test_descriptions_come_and_go_with_their_objects(store: DirectoryStore, tmp_path: Path) -> None:
     for body in (b"1", b"22", b"22", b"333"):
         put(store, "a/b", body)
