@@ -1,0 +1,589 @@
+"""What is interrupted: one call each, the steps that it takes, and what it may leave behind."""
+
+import ctypes
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tests.crashes.arming import Order
+from tests.crashes.scene import (
+    CONTENT,
+    OTHER,
+    Change,
+    Scene,
+    changed,
+    exchanged,
+    has_both,
+    linked,
+    nothing,
+    removed,
+    renamed,
+)
+from tests.crashes.stage import INTERRUPTED
+from tests.mounting import MountFailed
+from tierfs.stores.hot import RENAME_EXCHANGE, _renameat2
+
+Act = Callable[[Scene], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One call in a scene that was prepared for it.
+
+    `steps` are those of the worker, `cold_steps` those of the cold process, in no order. After a crash the tree is as
+    before, as after (`effect`), or one of `halves`; after a power cut it may be one of `undone` as well. After
+    `sync` it is as after, whatever happens.
+    """
+
+    name: str
+    prepare: Act
+    act: Act
+    steps: tuple[str, ...] = ()
+    cold_steps: tuple[str, ...] = ()
+    effect: Change = nothing
+    halves: tuple[Change, ...] = ()
+    undone: tuple[Change, ...] = ()
+    settle: Act = lambda scene: None
+    sync: Act = Scene.sync
+
+
+def scenarios() -> list[Scenario]:
+    """All that run in any theatre with a store in a directory."""
+    return [*_archives(), *_releases(), *_restores(), *_names(), *_renames(), *_bucket(), *_recoveries()]
+
+
+# -- archive -----------------------------------------------------------------------------------------------------
+
+
+def _archives() -> list[Scenario]:
+    def archive(scene: Scene) -> None:
+        scene.move("archive", "f")
+
+    def prepare_stale(scene: Scene) -> None:
+        scene.file("f", "mirrored")
+        scene.rewrite("f")
+
+    def prepare_buried(scene: Scene) -> None:
+        scene.file("f", "cold")
+        scene.at("f").unlink()
+        scene.file("f", content=OTHER)
+
+    def prepare_taken(scene: Scene) -> None:
+        scene.file("f", "mirrored")
+        scene.at("f").rename(scene.at("g"))
+        renamed("f", "g")(scene.tree)
+        scene.rewrite("g")
+        scene.file("f")
+
+    def prepare_change(scene: Scene) -> None:
+        scene.file("f")
+        scene.give(Order("after", "archive.upload", touch=str(scene.hot / "f")))
+
+    def prepare_shorter(scene: Scene) -> None:
+        scene.file("f")
+        scene.give(Order("before", "archive.upload", shorten=str(scene.at("f"))))
+
+    def prepare_unlink(scene: Scene) -> None:
+        scene.file("f")
+        scene.give(Order("after", "archive.upload", unlink=str(scene.at("f"))))
+
+    return [
+        Scenario(
+            "archive a file",
+            lambda scene: scene.file("f"),
+            archive,
+            ("archive.start", "archive.sync_catalog", "archive.commit"),
+            ("archive.sync_bytes", "archive.upload", "directory.body", "directory.description", "directory.name"),
+        ),
+        Scenario(
+            "archive a newer version",
+            prepare_stale,
+            archive,
+            ("archive.start", "archive.commit"),
+            ("directory.name", "directory.forget"),
+        ),
+        Scenario(
+            "archive where an object is to be deleted",
+            prepare_buried,
+            archive,
+            ("delete.sync_catalog", "delete.object", "delete.commit", "archive.start", "archive.commit"),
+        ),
+        Scenario("archive where a hot file has the key", prepare_taken, archive, ("archive.take_key", "archive.start")),
+        Scenario("archive a file that changes", prepare_change, archive, ("archive.give_up",), effect=_touched("f")),
+        Scenario(
+            "archive a file that is cut",
+            prepare_shorter,
+            archive,
+            ("archive.abort",),
+            effect=changed("f", content=CONTENT[:10], mtime_ns=None),
+        ),
+        Scenario("archive a file that is removed", prepare_unlink, archive, ("archive.bury",), effect=removed("f")),
+    ]
+
+
+def _touched(name: str) -> Change:
+    return changed(name, mtime_ns=None)
+
+
+# -- release, evict ----------------------------------------------------------------------------------------------
+
+_GETFLAGS, _SETFLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+_APPEND_ONLY = 0x20  # FS_APPEND_FL: in such a directory names come, and none goes
+
+
+def _guard(scene: Scene, name: str, is_guarded: bool) -> None:
+    """Have the local filesystem refuse that names go from a directory."""
+    fd = os.open(scene.hot / name, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        (flags,) = struct.unpack("l", fcntl.ioctl(fd, _GETFLAGS, struct.pack("l", 0)))
+        flags = flags | _APPEND_ONLY if is_guarded else flags & ~_APPEND_ONLY
+        fcntl.ioctl(fd, _SETFLAGS, struct.pack("l", flags))
+    finally:
+        os.close(fd)
+
+
+def _releases() -> list[Scenario]:
+    def release(scene: Scene) -> None:
+        scene.move("release", "f")
+
+    def prepare_guarded(scene: Scene) -> None:
+        scene.directory("d")
+        scene.file("d/f", "mirrored")
+        _guard(scene, "d", True)
+
+    def prepare_cached(scene: Scene) -> None:
+        scene.file("f", "cold")
+        assert scene.at("f").read_bytes() == CONTENT
+
+    def evict_some(scene: Scene) -> None:
+        scene.evict("f")
+
+    def read(scene: Scene) -> None:
+        assert scene.at("f").read_bytes() == CONTENT
+
+    return [
+        Scenario(
+            "release a file",
+            lambda scene: scene.file("f", "mirrored"),
+            release,
+            ("release.sync_catalog", "release.commit", "release.unlink"),
+        ),
+        Scenario(
+            "release a file that cannot go",
+            prepare_guarded,
+            lambda scene: scene.move("release", "d/f"),
+            ("release.undo",),
+            settle=lambda scene: _guard(scene, "d", False),
+        ),
+        Scenario("evict a file", prepare_cached, evict_some, (), ("cache.evict", "cache.unlink")),
+        Scenario("read a cold file", lambda scene: scene.file("f", "cold"), read, (), ("cache.write", "cache.keep")),
+    ]
+
+
+# -- restore, write, truncate ------------------------------------------------------------------------------------
+
+_RESTORE = ("restore.start", "restore.fill", "restore.sync", "restore.name", "restore.commit", "restore.sync_names")
+
+
+def _restores() -> list[Scenario]:
+    def cold(scene: Scene) -> None:
+        scene.file("f", "cold")
+
+    def write(scene: Scene) -> None:
+        with scene.at("f").open("r+b", buffering=0) as file:
+            file.write(OTHER)
+
+    def overwrite(scene: Scene) -> None:
+        with scene.at("f").open("wb", buffering=0) as file:
+            file.write(OTHER)
+
+    def restore_wrong_object(scene: Scene) -> None:
+        with _without_object(scene, "f"):
+            (scene.bucket / "f").write_bytes(OTHER)
+            scene.move("restore", "f")
+
+    def lose(scene: Scene) -> None:
+        with _without_object(scene, "f"), suppress(OSError):
+            scene.at("f").read_bytes()
+
+    def prepare_lost(scene: Scene) -> None:
+        cold(scene)
+        lose(scene)
+
+    def wait_until_found(scene: Scene) -> None:
+        if scene.residency("f") == "lost":
+            _pass_again(scene)
+        scene.stage.wait_until(lambda: scene.residency("f") != "lost", "the object is found")
+
+    def write_in_place(scene: Scene) -> None:
+        fd = os.open(scene.at("f"), os.O_RDWR)
+        try:
+            os.pwrite(fd, OTHER, 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def write_durably(scene: Scene) -> None:
+        fd = os.open(scene.at("f"), os.O_RDWR | os.O_DSYNC)
+        try:
+            os.pwrite(fd, OTHER, 0)
+        finally:
+            os.close(fd)
+
+    partly = CONTENT.replace(CONTENT[: len(OTHER)], OTHER, 1)
+    return [
+        Scenario("restore a file", cold, lambda scene: scene.move("restore", "f"), _RESTORE),
+        Scenario(
+            "write to a cold file",
+            cold,
+            write,
+            (*_RESTORE, "write.commit"),
+            effect=changed("f", content=partly, mtime_ns=None),
+        ),
+        Scenario(
+            "truncate a cold file",
+            cold,
+            overwrite,
+            ("overwrite.name", "overwrite.sync_names", "overwrite.commit"),
+            effect=changed("f", content=OTHER, mtime_ns=None),
+            halves=(changed("f", content=b"", mtime_ns=None),),
+        ),
+        *(
+            Scenario(
+                name,
+                lambda scene: scene.file("f", "mirrored"),
+                act,
+                effect=changed("f", content=partly, mtime_ns=None),
+                sync=lambda scene: None,
+            )
+            for name, act in (
+                ("fdatasync in a mirrored file", write_in_place),
+                ("O_DSYNC in a mirrored file", write_durably),
+            )
+        ),
+        Scenario("restore from another object", cold, restore_wrong_object, ("restore.abort",)),
+        Scenario("read a lost file", cold, lose, ("lost.commit",), settle=wait_until_found),
+        Scenario("find a lost file", prepare_lost, _pass_again, ("found.commit",), settle=wait_until_found),
+    ]
+
+
+class _without_object:  # used like a function
+    """The object of a file is elsewhere while the block runs, and as it was afterwards."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self._object = scene.bucket / name
+        self._aside = scene.stage.plan.home / "bucket" / ".tierfs-store" / f"aside-{scene.name}"
+
+    def __enter__(self) -> None:
+        self._object.rename(self._aside)
+
+    def __exit__(self, *_exception: object) -> None:
+        with suppress(OSError):  # a power cut brings it back
+            self._object.parent.mkdir(exist_ok=True)
+            self._aside.rename(self._object)
+
+
+def _pass_again(scene: Scene) -> None:
+    """A mount begins with a pass of the policy, and that with what the bucket still owes."""
+    scene.stage.stop()
+    scene.stage.start()
+
+
+# -- names and attributes ----------------------------------------------------------------------------------------
+
+
+def _names() -> list[Scenario]:
+    def unlink(scene: Scene) -> None:
+        scene.at("f").unlink()
+
+    def chmod(scene: Scene) -> None:
+        scene.at("f").chmod(0o604)
+
+    def setxattr(scene: Scene) -> None:
+        os.setxattr(scene.at("f"), "user.more", b"value")
+
+    def prepare_pinned(scene: Scene) -> None:
+        scene.file("f", "mirrored")
+        scene.pin("f")
+
+    return [
+        Scenario("unlink a hot file", lambda scene: scene.file("f"), unlink, ("unlink.name",), effect=removed("f")),
+        Scenario(
+            "unlink a pinned, mirrored file",
+            prepare_pinned,
+            unlink,
+            ("forget.commit", "pins.commit", "unlink.name"),
+            effect=removed("f"),
+        ),
+        Scenario(
+            "unlink a cold file",
+            lambda scene: scene.file("f", "cold"),
+            unlink,
+            ("forget.commit",),
+            effect=removed("f"),
+        ),
+        Scenario(
+            "chmod of a mirrored file",
+            lambda scene: scene.file("f", "mirrored"),
+            chmod,
+            ("identity.commit",),
+            effect=changed("f", mode=0o604),
+        ),
+        Scenario(
+            "setxattr of a cold file",
+            lambda scene: scene.file("f", "cold"),
+            setxattr,
+            ("attributes.commit",),
+            effect=lambda tree: changed("f", xattrs=tuple(sorted((*tree["f"].xattrs, ("user.more", b"value")))))(tree),
+        ),
+        Scenario(
+            "link to a mirrored file",
+            lambda scene: scene.file("f", "mirrored"),
+            lambda scene: os.link(scene.at("f"), scene.at("g")),
+            ("link.name", "write.commit"),
+            effect=linked("f", "g"),
+        ),
+    ]
+
+
+# -- rename ------------------------------------------------------------------------------------------------------
+
+_CARRIED = ("rename.intend", "rename.sync_catalog", "rename.name", "rename.follow")
+
+
+def _rename(source: str, target: str, flags: int = 0) -> Act:
+    def act(scene: Scene) -> None:
+        if _renameat2(-100, os.fsencode(scene.at(source)), -100, os.fsencode(scene.at(target)), flags):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    return act
+
+
+def _two(one: str, other: str) -> Act:
+    def prepare(scene: Scene) -> None:
+        scene.file("f", one)
+        scene.file("g", other, OTHER)
+
+    return prepare
+
+
+def _renames() -> list[Scenario]:
+    def prepare_directory(scene: Scene) -> None:
+        scene.directory("d")
+        for residency in ("hot", "mirrored", "cold"):
+            scene.file(f"d/{residency}", residency)
+
+    def prepare_guarded(scene: Scene) -> None:
+        scene.directory("d")
+        scene.file("d/f", "mirrored")
+        _guard(scene, "d", True)
+
+    there = renamed("f", "g")
+    return [
+        Scenario(
+            "rename a mirrored file",
+            lambda scene: scene.file("f", "mirrored"),
+            _rename("f", "g"),
+            (*_CARRIED, "identity.commit"),
+            effect=there,
+            undone=(has_both("f", "g"),),
+        ),
+        Scenario(
+            "rename a directory",
+            prepare_directory,
+            _rename("d", "e"),
+            (*_CARRIED, "rename.sync_names"),
+            effect=renamed("d", "e"),
+        ),
+        Scenario(
+            "rename a mirrored file over another",
+            _two("mirrored", "mirrored"),
+            _rename("f", "g"),
+            (*_CARRIED, "identity.commit"),
+            effect=there,
+            undone=(has_both("f", "g"),),
+        ),
+        Scenario(
+            "rename a hot file over a cold one",
+            _two("hot", "cold"),
+            _rename("f", "g"),
+            (*_CARRIED, "rename.sync_names"),
+            effect=there,
+        ),
+        Scenario(
+            "rename a hot file over a mirrored one",
+            _two("hot", "mirrored"),
+            _rename("f", "g"),
+            ("rename_hot.name", "forget.commit"),
+            effect=there,
+        ),
+        Scenario(
+            "rename a cold file",
+            lambda scene: scene.file("f", "cold"),
+            _rename("f", "g"),
+            ("rename_cold.commit", "attributes.commit"),
+            effect=there,
+        ),
+        Scenario(
+            "rename a cold file over a hot one",
+            _two("cold", "hot"),
+            _rename("f", "g"),
+            ("rename_cold.commit", "rename_cold.sync_catalog", "rename_cold.unlink", "rename_cold.spare"),
+            effect=there,
+        ),
+        Scenario(
+            "exchange two cold files",
+            _two("cold", "cold"),
+            _rename("f", "g", RENAME_EXCHANGE),
+            ("rename_cold.exchange",),
+            effect=exchanged("f", "g"),
+        ),
+        Scenario(
+            "exchange a mirrored and a cold file",
+            _two("mirrored", "cold"),
+            _rename("f", "g", RENAME_EXCHANGE),
+            (*_CARRIED, "rename.sync_names", "identity.commit"),
+            effect=exchanged("f", "g"),
+        ),
+        Scenario(
+            "a rename that is refused",
+            prepare_guarded,
+            _refused(_rename("d/f", "g")),
+            ("rename.withdraw",),
+            settle=lambda scene: _guard(scene, "d", False),
+        ),
+    ]
+
+
+def _refused(act: Act) -> Act:
+    def attempt(scene: Scene) -> None:
+        with suppress(PermissionError):
+            act(scene)
+
+    return attempt
+
+
+# -- what the bucket owes ----------------------------------------------------------------------------------------
+
+
+def _bucket() -> list[Scenario]:
+    def prepare_deletion(scene: Scene) -> None:
+        scene.file("f", "cold")
+        scene.at("f").unlink()
+        removed("f")(scene.tree)
+
+    def prepare_move(scene: Scene) -> None:
+        scene.file("f", "cold")
+        _rename("f", "g")(scene)
+        renamed("f", "g")(scene.tree)
+
+    def prepare_reached(scene: Scene) -> None:
+        prepare_move(scene)
+        _rename("g", "f")(scene)
+        renamed("g", "f")(scene.tree)
+
+    def prepare_taken(scene: Scene) -> None:
+        scene.file("g", "mirrored")
+        _rename("g", "x")(scene)
+        renamed("g", "x")(scene.tree)
+        scene.rewrite("x")
+        prepare_move(scene)
+
+    return [
+        Scenario(
+            "delete an object",
+            prepare_deletion,
+            _pass_again,
+            ("delete.sync_catalog", "delete.object", "delete.commit"),
+            ("directory.delete", "directory.forget"),
+        ),
+        Scenario(
+            "move an object",
+            prepare_move,
+            _pass_again,
+            ("move.bury", "move.sync_catalog", "move.copy", "move.commit"),
+            ("directory.body", "directory.description", "directory.name"),
+        ),
+        Scenario("move an object back", prepare_reached, _pass_again, ("move.reached",)),
+        Scenario("move an object where a hot file has the key", prepare_taken, _pass_again, ("move.take_key",)),
+    ]
+
+
+# -- recovery ----------------------------------------------------------------------------------------------------
+
+
+def _crashed(prepare: Act, act: Act, step: str, afterwards: Act = lambda scene: None) -> Act:
+    """Prepare a scene by a crash before a step of something else."""
+
+    def prepared(scene: Scene) -> None:
+        prepare(scene)
+        scene.give(Order("before", step, kill="this"))
+        with suppress(*INTERRUPTED):
+            act(scene)
+        scene.stage.wait_dead()
+        afterwards(scene)
+
+    return prepared
+
+
+def _mount_once(scene: Scene) -> None:
+    with suppress(MountFailed):
+        scene.stage.start_now()
+
+
+def _recoveries() -> list[Scenario]:
+    def hot(scene: Scene) -> None:
+        scene.file("f")
+
+    def mirrored(scene: Scene) -> None:
+        scene.file("f", "mirrored")
+
+    def cold(scene: Scene) -> None:
+        scene.file("f", "cold")
+
+    def lose_hot(scene: Scene) -> None:
+        (scene.hot / "f").unlink()
+        removed("f")(scene.tree)
+
+    def follow(scene: Scene) -> None:
+        renamed("f", "g")(scene.tree)
+
+    def archive(scene: Scene) -> None:
+        scene.move("archive", "f")
+
+    over = _crashed(_two("cold", "hot"), _rename("f", "g"), "rename_cold.unlink", follow)
+    renaming = _crashed(mirrored, _rename("f", "g"), "rename.follow", follow)
+    return [
+        Scenario(
+            "recover an archive", _crashed(hot, archive, "archive.sync_catalog"), _mount_once, ("recover.commit",)
+        ),
+        Scenario(
+            "recover a release",
+            _crashed(mirrored, lambda scene: scene.move("release", "f"), "release.unlink"),
+            _mount_once,
+            ("recover.commit",),
+        ),
+        Scenario(
+            "recover a restore",
+            _crashed(cold, lambda scene: scene.move("restore", "f"), "restore.commit"),
+            _mount_once,
+            ("recover.commit",),
+        ),
+        Scenario("recover a rename", renaming, _mount_once, ("recover.follow", "identity.commit")),
+        Scenario(
+            "withdraw a rename",
+            _crashed(mirrored, _rename("f", "g"), "rename.name"),
+            _mount_once,
+            ("recover.withdraw",),
+        ),
+        Scenario("recover a rename over a hot file", over, _mount_once, ("recover.unlink", "recover.spare")),
+        Scenario(
+            "forget what was removed meanwhile",
+            _crashed(hot, archive, "archive.sync_catalog", lose_hot),
+            _mount_once,
+            ("recover.forget",),
+        ),
+    ]
