@@ -130,22 +130,19 @@ def _follow(order: Order) -> None:
         os.unlink(order.unlink)
     if order.shorten:
         os.truncate(order.shorten, 10)
-    if order.lose or order.keep:
-        cut_power(order.lose, order.keep)
-    if order.kill:
-        _kill(everything=order.kill == "all")
-
-
-def _kill(everything: bool) -> None:
-    """The end of this process; of the other one before, which must not notice."""
-    is_cold = "tierfs.cold" in sys.orig_argv
-    if everything:
-        others = [os.getppid()] if is_cold else _children()
+    others = _others() if order.kill == "all" else []
+    for number in (signal.SIGSTOP, signal.SIGKILL):
         for other in others:
-            os.kill(other, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(other, number)  # it must not notice
+        if number is signal.SIGSTOP and (order.lose or order.keep):
+            cut_power(order.lose, order.keep)
+    if order.kill:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _children() -> list[int]:
+def _others() -> list[int]:
+    """The worker, or its cold process: whichever this one is not."""
+    if "tierfs.cold" in sys.orig_argv:
+        return [os.getppid()]
     tasks = Path("/proc/self/task").iterdir()
     return [int(word) for task in tasks for word in (task / "children").read_text().split()]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tests.crashes.arming import Moment, Order, cut_power
+from tests.crashes.arming import Moment, Order
 from tests.crashes.scenarios import Scenario, scenarios
 from tests.crashes.scene import Scene
 from tests.crashes.stage import INTERRUPTED, PATIENCE_S, Stage, Theatre, stage
@@ -145,8 +145,7 @@ def _run_point(one: Stage, point: Point, scenes: list[Scene]) -> None:
         has_returned = True
     if met is None:
         scenario.sync(scene)
-        cut_power(_places(one), ())
-        one.kill()
+        one.cut_power()
     else:
         one.wait_until(lambda: not met.exists(), "the step was reached")
     if point.way is Way.COLD_CRASH:

@@ -29,6 +29,10 @@ from tierfs.stores.hot import RENAME_EXCHANGE, _renameat2
 Act = Callable[[Scene], None]
 
 
+def _nothing(_scene: Scene) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One call in a scene that was prepared for it.
@@ -46,7 +50,7 @@ class Scenario:
     effect: Change = nothing
     halves: tuple[Change, ...] = ()
     undone: tuple[Change, ...] = ()
-    settle: Act = lambda scene: None
+    settle: Act = _nothing
     sync: Act = Scene.sync
 
 
@@ -257,7 +261,7 @@ def _restores() -> list[Scenario]:
                 lambda scene: scene.file("f", "mirrored"),
                 act,
                 effect=changed("f", content=partly, mtime_ns=None),
-                sync=lambda scene: None,
+                sync=_nothing,
             )
             for name, act in (
                 ("fdatasync in a mirrored file", write_in_place),
@@ -265,7 +269,7 @@ def _restores() -> list[Scenario]:
             )
         ),
         Scenario("restore from another object", cold, restore_wrong_object, ("restore.abort",)),
-        Scenario("read a lost file", cold, lose, ("lost.commit",), settle=wait_until_found),
+        Scenario("read a lost file", cold, lose, ("lost.commit",), settle=wait_until_found, sync=_nothing),
         Scenario("find a lost file", prepare_lost, _pass_again, ("found.commit",), settle=wait_until_found),
     ]
 
@@ -515,7 +519,7 @@ def _bucket() -> list[Scenario]:
 # -- recovery ----------------------------------------------------------------------------------------------------
 
 
-def _crashed(prepare: Act, act: Act, step: str, afterwards: Act = lambda scene: None) -> Act:
+def _crashed(prepare: Act, act: Act, step: str, afterwards: Act = _nothing) -> Act:
     """Prepare a scene by a crash before a step of something else."""
 
     def prepared(scene: Scene) -> None:

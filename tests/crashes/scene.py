@@ -75,7 +75,7 @@ class Scene:
 
     def _notice(self, name: str, kind_and_mode: tuple[int, int]) -> None:
         st = self.at(name).stat()
-        self.tree[name or "."] = Seen(*kind_and_mode, st.st_uid, st.st_gid, ino=st.st_ino)
+        self.tree[name or "."] = Seen(*kind_and_mode, st.st_uid, st.st_gid)  # the number of a directory may change
 
     # -- what is done to it --------------------------------------------------------------------------------------
 

@@ -90,9 +90,18 @@ class Stage:
 
     def kill(self) -> None:
         """kill -9 of every process of the mount, from outside."""
+        self._signal(signal.SIGKILL)
+
+    def cut_power(self) -> None:
+        """The power goes, of all disks; no process of the mount notices."""
+        self._signal(signal.SIGSTOP)
+        arming.cut_power(tuple(str(disk.mountpoint) for disk in self.disks), ())
+        self.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
         for pid in self._pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
 
     def wait_dead(self) -> None:
         """Wait until a mount that was killed is gone, and clear away what it left in the kernel."""

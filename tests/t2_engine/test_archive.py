@@ -3,17 +3,21 @@
 import hashlib
 import os
 import stat
+import time
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
+import trio
 
 from tests.assembly import CHUNK, PREFIX, Machine, Open, World, meanwhile
 from tests.invariants import check_invariants
 from tierfs.core.errors import AccessDenied, NotEligible, ObjectChanged, ObjectMissing, StoreUnavailable
 from tierfs.core.residency import Residency
+from tierfs.engine.archive import _CLOCK_REALTIME_COARSE
 from tierfs.engine.upload import Digest, metadata_of
-from tierfs.stores.hot import RENAME_EXCHANGE
+from tierfs.stores.hot import RENAME_EXCHANGE, identity_of
 
 HOT, MIRRORED, COLD = Residency.HOT, Residency.MIRRORED, Residency.COLD
 
@@ -440,6 +444,31 @@ async def test_open_files_and_pins_keep_their_hot_bytes(world: World) -> None:
             await machine.archiver.release(b"d/a")
         machine.tier.pins.discard(b"d")
         await machine.archiver.release(b"d/a")
+
+
+async def test_bytes_that_outlived_their_times_are_not_released(world: World) -> None:
+    """fdatasync, then a power cut: the bytes are new, inode, size, mtime and ctime are those of the archive."""
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        await machine.archive(b"a")
+        record = machine.catalog.get(b"a")
+        assert record is not None
+        fd = machine.hot.open(b"a", os.O_WRONLY)
+        os.pwrite(fd, b"CONTENT", 0)
+        os.close(fd)
+        st = machine.hot.lstat(b"a")
+        machine.catalog.put(replace(record, identity=identity_of(st)))  # as if it had been so all the time
+        while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= st.st_ctime_ns:  # the next worker begins later
+            await trio.to_thread.run_sync(time.sleep, 0.001)
+    async with world.running() as machine:
+        assert machine.residency(b"a") is MIRRORED
+        with pytest.raises(NotEligible, match="its bytes are not those"):
+            await machine.archiver.release(b"a")
+        assert machine.residency(b"a") is HOT
+        await machine.release(b"a")
+        assert machine.residency(b"a") is COLD
+        assert await machine.read(b"a") == b"CONTENT"
+        check_invariants(machine)
 
 
 async def test_an_object_that_is_gone_or_overwritten_keeps_the_hot_bytes(world: World) -> None:

@@ -1,5 +1,6 @@
 """Archive and release: the way down."""
 
+import logging
 import os
 import time
 
@@ -12,6 +13,8 @@ from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
+
+log = logging.getLogger(__name__)
 
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h: the clock that timestamps of files are taken from
 _CLOCK_STEP_NS = 10_000_000  # the longest tick of a kernel (HZ=100): timestamps of files are as fine as that
@@ -27,6 +30,7 @@ class Archiver:
         self._sweeper = sweeper
         self._chunk_size = chunk_size
         self._uploads = trio.CapacityLimiter(concurrency)
+        self._began_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
         self.active: dict[bytes, int] = {}  # path: size, of the files that are being archived now
 
     async def archive(self, path: bytes) -> Record:
@@ -61,9 +65,29 @@ class Archiver:
         if (info.etag, info.size) != (stored.etag, stored.size):
             self._tier.missing(stored)
             raise ObjectChanged(f"{stored.key} was overwritten behind tierfs; the file stays hot and is archived again")
+        await self._check_bytes(path, record, stored)
         with step("release.sync_catalog"):
             await trio.to_thread.run_sync(self._tier.catalog.sync)
         return self._tier.release(path, record)
+
+    async def _check_bytes(self, path: bytes, record: Record, stored: ObjectRef) -> None:
+        """Compare hot bytes with the recorded SHA-256, unless they were written while this worker ran. NotEligible.
+
+        Identity says that no bytes are newer, but for one case: fdatasync(2) and O_DSYNC make bytes durable and leave
+        ctime in memory, so a power cut gives back the file with new bytes and old times.
+        """
+        if record.identity is None or record.identity.ctime_ns >= self._began_ns:
+            return
+        fd = self._open(path)
+        try:
+            is_same = await self._cold.sha256(fd, stored.size) == stored.sha256
+        finally:
+            os.close(fd)
+        if not is_same:
+            if self._tier.catalog.get(path) == record:
+                self._tier.written(path)
+            log.warning("%s has other bytes than were archived, with the same times: it stays hot", os.fsdecode(path))
+            raise NotEligible("its bytes are not those that were archived: it is archived again")
 
     async def _wait_until_changes_show(self, path: bytes) -> None:
         """Wait until another write would give the file another ctime: the clock that these are taken from has steps."""

@@ -131,6 +131,10 @@ class ColdSide:
         with step("archive.upload"):
             return upload.upload(self._store, fd, key, attributes, chunk_size, job.stop)
 
+    def sha256(self, job: Job, fd: Fd, size: int) -> bytes:
+        """The SHA-256 of an open file. NotEligible when it is shorter than `size`, or the job is ended."""
+        return upload.sha256_of(fd, size, job.stop)
+
     def head(self, job: Job, key: str) -> ObjectInfo:
         """See ColdStore."""
         return self._store.head(key)

@@ -59,13 +59,11 @@ class ColdTier:
 
         NotEligible when the bytes change meanwhile or the upload is ended, OSError of the file.
         """
-        ended: list[outcome.Outcome[object]] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_when_cancelled, call)
-            with trio.CancelScope(shield=True):
-                ended.append(await outcome.acapture(self._calls.run, call))
-            nursery.cancel_scope.cancel()
-        return cast(ObjectRef, ended[0].unwrap())
+        return cast(ObjectRef, await self._run_to_its_end(call))
+
+    async def sha256(self, fd: Fd, size: int) -> bytes:
+        """Read a whole file where it is not felt; its SHA-256. NotEligible when it is shorter than `size`, OSError."""
+        return cast(bytes, await self._run_to_its_end(Call("sha256", size, fd=fd)))
 
     async def probe(self) -> tuple[str, ...]:
         """The self-test of the store: in sentences, what it cannot do."""
@@ -121,6 +119,16 @@ class ColdTier:
 
     async def _run(self, name: str, *arguments: object) -> object:
         return await self._calls.run(Call(name, *arguments))
+
+    async def _run_to_its_end(self, call: Call) -> object:
+        """For calls that use a descriptor of the caller: cancelled, they are ended, and waited for."""
+        ended: list[outcome.Outcome[object]] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_cancelled, call)
+            with trio.CancelScope(shield=True):
+                ended.append(await outcome.acapture(self._calls.run, call))
+            nursery.cancel_scope.cancel()
+        return ended[0].unwrap()
 
     async def _bring(
         self, name: str, item: Item, slots: Mapping[int, Slot], on_event: Callable[[Any], bool], *more: object

@@ -95,6 +95,11 @@ def digest_of(fd: Fd, size: int, chunk_size: int, stop: threading.Event) -> Dige
     return Digest(sha256.digest(), bytes(crcs), size)
 
 
+def sha256_of(fd: Fd, size: int, stop: threading.Event) -> bytes:
+    """Read a whole file; its SHA-256 alone. NotEligible when it is shorter than `size` or `stop` is set."""
+    return digest_of(fd, size, _BLOCK, stop).sha256
+
+
 def metadata_of(attributes: Attributes, digest: Digest) -> dict[str, str]:
     """The user metadata of an object: enough to give the file back without a catalog; xattrs only where they fit."""
     metadata = {
