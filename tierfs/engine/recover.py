@@ -78,6 +78,8 @@ def finish_removals(tier: Tier) -> None:
         if st and st.st_ino == hot_ino:
             with step("recover.unlink"):
                 tier.hot.unlink(path)
+            with step("recover.sync_names"):
+                tier.hot.sync_directory(split(path)[0])
         with step("recover.spare"):
             tier.catalog.spare(path)
 

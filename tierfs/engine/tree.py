@@ -220,6 +220,8 @@ class Tree:
                     self.catalog.sync()
                 with step("rename_cold.unlink"):
                     self.hot.unlink(target)
+                with step("rename_cold.sync_names"):  # else a power cut may bring it back, and nobody would remove it
+                    self.hot.sync_directory(split(target)[0])
                 with step("rename_cold.spare"):
                     self.catalog.spare(target)
                 self._freed(doomed)
