@@ -4,38 +4,36 @@ import contextlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from tests.crashes.arming import Moment, Order
-from tests.crashes.scenarios import Scenario, scenarios
-from tests.crashes.scene import Scene
+from tests.crashes.scenarios import S3, Scenario, scenarios
+from tests.crashes.scene import Scene, nothing
 from tests.crashes.stage import INTERRUPTED, PATIENCE_S, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
+from tests.crashes.ways import POWER, Way
+from tests.servers import moto
 from tierfs.stores.catalog import Catalog
 from tierfs.worker import check_state
 
 #: Points that one stage goes through, one after the other: its tree grows with each.
 _ON_ONE_STAGE = 16
+_LARGE_ON_ONE_STAGE = 4
 #: Stages at a time: two processors, and a mount waits for its own processes now and then.
 _AT_ONCE = 3
+_BUCKET = "crashes"
 
 
-class Way(StrEnum):
-    """How it ends. A power cut takes what was not synced: everywhere, or from one of the two disks."""
-
-    CRASH = "crash"
-    COLD_CRASH = "cold process"
-    POWER = "power"
-    HOT_POWER = "power, hot disk"
-    STATE_POWER = "power, state disk"
-
-
-POWER = (Way.POWER, Way.HOT_POWER, Way.STATE_POWER)
+#: The steps that change hot names.
+_CHANGES_NAMES = {
+    *("release.unlink", "restore.name", "overwrite.name", "unlink.name", "link.name"),
+    *("rename.name", "rename_hot.name", "rename_cold.unlink", "recover.unlink", "recover.follow"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,58 +60,80 @@ class Result:
 
 def points(ways: Sequence[Way]) -> list[Point]:
     """All points of some ways, in the order in which they are run."""
-    found = []
+    found: list[Point] = []
+    known: set[str] = set()
     for scenario in scenarios():
-        for step in scenario.steps:
-            found += [
-                Point(scenario, step, moment, way)
-                for way in ways
-                for moment in _moments(way)
-                if way is not Way.COLD_CRASH
-            ]
-        for step in scenario.cold_steps:
-            found += [
-                Point(scenario, step, moment, way)
-                for way in ways
-                for moment in _moments(way)
-                if way not in (Way.HOT_POWER, Way.STATE_POWER)
-            ]
-        if Way.POWER in ways:
+        for step in (*scenario.steps, *scenario.cold_steps):
+            for way in (way for way in ways if way in scenario.ways):
+                found += [Point(scenario, step, moment, way) for moment in _moments(scenario, step, way, step in known)]
+            known.add(step)
+        if Way.POWER in ways and Way.POWER in scenario.ways and scenario.effect is not nothing:
             found.append(Point(scenario, "", "after", Way.POWER))
     return found
 
 
-def _moments(way: Way) -> tuple[Moment, ...]:
-    """Nothing can be lost between the end of one step and the beginning of the next: a power cut comes after."""
-    return ("after",) if way in POWER else ("before", "after")
+def _moments(scenario: Scenario, step: str, way: Way, is_known: bool) -> tuple[Moment, ...]:
+    """When to end at a step, in some way; `is_known`: another scenario has it too.
+
+    What comes before a step also comes after the one before it: both are tried once. Power that goes from one disk, or
+    again at the same step, is another thing only where hot names and the catalog both change.
+    """
+    changes_names = bool(_CHANGES_NAMES & {*scenario.steps})
+    if way is Way.COLD_CRASH and step not in scenario.cold_steps:
+        return ()
+    if way in (Way.HOT_POWER, Way.STATE_POWER) or (way is Way.POWER and is_known):
+        return ("after",) if changes_names else ()
+    return ("after",) if is_known or way is Way.POWER else ("before", "after")
 
 
 # -- running -----------------------------------------------------------------------------------------------------
 
 
 def run(wanted: Sequence[Point]) -> Iterator[Result]:
-    """Run points, several stages at a time. DisksMissing."""
-    ordinary = [point for point in wanted if point.way not in POWER]
-    chains = [*_cut(ordinary), *_cut([point for point in wanted if point.way in POWER])]
-    with (
-        tempfile.TemporaryDirectory(prefix="pyc-") as compiled,
-        ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="stage") as pool,
-    ):
-        # Hundreds of processes compile the same modules: once is enough.
-        environment = {"PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
-        for results in pool.map(lambda chain: _run_chain(chain, environment), chains):
+    """Run points, several stages at a time. DisksMissing, ServerMissing."""
+    groups: dict[tuple[str, bool], list[Point]] = defaultdict(list)
+    for point in wanted:
+        groups[point.scenario.theatre, point.way in POWER].append(point)
+    chains = [chain for (theatre, _), group in groups.items() for chain in _cut(group, theatre == S3)]
+    with contextlib.ExitStack() as exits:
+        theatres = _Theatres(exits, has_server=any(theatre == S3 for theatre, _ in groups))
+        pool = exits.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="stage"))
+        for results in pool.map(lambda chain: _run_chain(chain, theatres), chains):
             yield from results
 
 
-def _cut(wanted: Sequence[Point]) -> list[Sequence[Point]]:
-    return [wanted[start : start + _ON_ONE_STAGE] for start in range(0, len(wanted), _ON_ONE_STAGE)]
+class _Theatres:
+    """Where the points are played."""
+
+    def __init__(self, exits: contextlib.ExitStack, has_server: bool) -> None:
+        compiled = exits.enter_context(tempfile.TemporaryDirectory(prefix="pyc-"))
+        # Hundreds of processes compile the same modules: once is enough.
+        self._environment = {"PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
+        self._server = exits.enter_context(moto()) if has_server else None
+        self._numbers = count()
+        if self._server:
+            self._server.create_bucket(_BUCKET)
+
+    def of(self, point: Point) -> Theatre:
+        """A theatre for a chain that begins with this point."""
+        if point.scenario.theatre != S3:
+            return Theatre(point.way in POWER, environment=self._environment)
+        assert self._server is not None
+        store = f"s3://{_BUCKET}/{next(self._numbers)}"
+        settings = {"endpoint_url": self._server.endpoint_url, "path_style": True}
+        return Theatre(False, store, self._environment | self._server.environment, settings)
 
 
-def _run_chain(chain: Sequence[Point], environment: Mapping[str, str]) -> list[Result]:
+def _cut(wanted: Sequence[Point], are_large: bool) -> list[Sequence[Point]]:
+    length = _LARGE_ON_ONE_STAGE if are_large else _ON_ONE_STAGE
+    return [wanted[start : start + length] for start in range(0, len(wanted), length)]
+
+
+def _run_chain(chain: Sequence[Point], theatres: _Theatres) -> list[Result]:
     """The points one after the other over one tree; after a failure the rest gets a new one."""
     results: list[Result] = []
     while len(results) < len(chain):
-        with stage(Theatre(chain[0].way in POWER, environment=environment)) as one:
+        with stage(theatres.of(chain[0])) as one:
             one.start()
             scenes: list[Scene] = []
             while len(results) < len(chain):
@@ -189,6 +209,8 @@ def _allowed(point: Point, before: Tree, has_returned: bool) -> list[Tree]:
     for change in done:
         tree = copy(before)
         change(tree)
+        if point.way in POWER:  # a file that is back under an older name may have another number
+            tree = {path: replace(what, ino=None) for path, what in tree.items()}
         trees.append(tree)
     return trees
 
@@ -230,6 +252,12 @@ def _finish(one: Stage, scenes: Sequence[Scene]) -> None:
         one.stop()
         one.start()
     one.stop()
+    if not one.plan.store:
+        _check_offline(one)
+
+
+def _check_offline(one: Stage) -> None:
+    """With nothing mounted: `tierfs check`, what the catalog says is owed, and every object."""
     mountpoint, findings = check_state(str(one.plan.state))
     assert (mountpoint, findings) == (str(one.path), []), findings
     catalog = Catalog(one.plan.state / "catalog.sqlite", f"file://{one.plan.bucket}")

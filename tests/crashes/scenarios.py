@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,10 +24,16 @@ from tests.crashes.scene import (
     renamed,
 )
 from tests.crashes.stage import INTERRUPTED
+from tests.crashes.ways import Way
 from tests.mounting import MountFailed
 from tierfs.stores.hot import RENAME_EXCHANGE, _renameat2
+from tierfs.stores.s3_answers import TransferSizes
 
 Act = Callable[[Scene], None]
+
+#: The theatre with an S3 server, and the size of a part of an upload to it.
+S3 = "s3"
+_PART = TransferSizes().part
 
 
 def _nothing(_scene: Scene) -> None:
@@ -39,7 +46,7 @@ class Scenario:
 
     `steps` are those of the worker, `cold_steps` those of the cold process, in no order. After a crash the tree is as
     before, as after (`effect`), or one of `halves`; after a power cut it may be one of `undone` as well. After
-    `sync` it is as after, whatever happens.
+    `sync` it is as after, whatever happens. Scenarios of one `theatre` are played on stages of their own.
     """
 
     name: str
@@ -52,11 +59,14 @@ class Scenario:
     undone: tuple[Change, ...] = ()
     settle: Act = _nothing
     sync: Act = Scene.sync
+    ways: tuple[Way, ...] = tuple(Way)
+    theatre: str = ""
 
 
 def scenarios() -> list[Scenario]:
-    """All that run in any theatre with a store in a directory."""
-    return [*_archives(), *_releases(), *_restores(), *_names(), *_renames(), *_bucket(), *_recoveries()]
+    """All of them."""
+    usual = [*_archives(), *_releases(), *_restores(), *_names(), *_renames(), *_bucket(), *_recoveries()]
+    return [*usual, *_first_mounts(), *_multiparts()]
 
 
 # -- archive -----------------------------------------------------------------------------------------------------
@@ -435,7 +445,13 @@ def _renames() -> list[Scenario]:
             "rename a cold file over a hot one",
             _two("cold", "hot"),
             _rename("f", "g"),
-            ("rename_cold.commit", "rename_cold.sync_catalog", "rename_cold.unlink", "rename_cold.spare"),
+            (
+                "rename_cold.commit",
+                "rename_cold.sync_catalog",
+                "rename_cold.unlink",
+                "rename_cold.sync_names",
+                "rename_cold.spare",
+            ),
             effect=there,
         ),
         Scenario(
@@ -583,11 +599,69 @@ def _recoveries() -> list[Scenario]:
             _mount_once,
             ("recover.withdraw",),
         ),
-        Scenario("recover a rename over a hot file", over, _mount_once, ("recover.unlink", "recover.spare")),
+        Scenario(
+            "recover a rename over a hot file",
+            over,
+            _mount_once,
+            ("recover.unlink", "recover.sync_names", "recover.spare"),
+        ),
         Scenario(
             "forget what was removed meanwhile",
             _crashed(hot, archive, "archive.sync_catalog", lose_hot),
             _mount_once,
             ("recover.forget",),
+        ),
+    ]
+
+
+# -- the first mount, with objects in the bucket -----------------------------------------------------------------
+
+
+def _first_mounts() -> list[Scenario]:
+    def prepare(scene: Scene) -> None:
+        scene.file("f", "cold")
+        changed("f", ino=None)(scene.tree)  # who finds it in the bucket gives it another number
+
+    def mount_without_state(scene: Scene) -> None:
+        scene.stage.stop()
+        for path in scene.stage.plan.state.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        scene.stage.sync()
+        _mount_once(scene)
+
+    steps = ("catalog.create", "catalog.checkpoint", "scan.adopt", "scan.complete")
+    return [Scenario("find what is in the bucket", prepare, mount_without_state, steps, theatre="scan")]
+
+
+# -- uploads in parts, to a server -------------------------------------------------------------------------------
+
+
+def _multiparts() -> list[Scenario]:
+    large = CONTENT * (_PART // len(CONTENT) + 2)
+
+    def prepare(scene: Scene) -> None:
+        scene.file("f", content=large)
+
+    def prepare_shorter(scene: Scene) -> None:
+        prepare(scene)
+        scene.give(Order("after", "multipart.begin", shorten=str(scene.at("f"))))
+
+    def archive(scene: Scene) -> None:
+        scene.move("archive", "f")
+
+    ways, theatre = (Way.CRASH, Way.COLD_CRASH), S3
+    steps = ("multipart.begin", "multipart.part", "multipart.complete")
+    shorter = changed("f", content=large[:10], mtime_ns=None)
+    return [
+        Scenario("archive a large file", prepare, archive, (), steps, ways=ways, theatre=theatre),
+        Scenario(
+            "archive a large file that is cut",
+            prepare_shorter,
+            archive,
+            (),
+            ("multipart.abort",),
+            effect=shorter,
+            ways=ways,
+            theatre=theatre,
         ),
     ]

@@ -115,8 +115,7 @@ class Sweeper:
     def _may_delete(self, key: str) -> bool:
         """Not while it is in use. A key that a file of the tree has again is not to be deleted at all."""
         if self._catalog.get_by_key(key):
-            with step("delete.exhume"):
-                self._catalog.exhume(key)
+            self._catalog.exhume(key)
         return self._catalog.is_buried(key) and not self._tier.open_files.objects[key]
 
     async def _delete(self, key: str) -> None:

@@ -1,0 +1,56 @@
+"""No crash and no power cut loses a byte or invents one: see tests.crashes, which prints this as a table."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import tierfs
+from tests.conftest import require
+from tests.crashes.disks import DisksMissing
+from tests.crashes.matrix import points, run, steps_reached, table
+from tests.crashes.ways import POWER, Way
+from tests.servers import ServerMissing
+
+PACKAGE = Path(tierfs.__file__).parent
+ARCHITECTURE = PACKAGE.parent / "docs" / "ARCHITECTURE.md"
+_NAME = re.compile(r"`([a-z_]+\.[a-z_]+)`")
+#: Functions whose first argument names a step.
+_NAMING = {"step", "_commit"}
+
+
+def steps_of_the_code() -> set[str]:
+    """Every step that has a name."""
+    calls = [node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    return {
+        str(call.args[0].value)
+        for call in calls
+        if isinstance(call, ast.Call)
+        and (getattr(call.func, "id", "") in _NAMING or getattr(call.func, "attr", "") in _NAMING)
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    }
+
+
+def test_every_step_has_a_crash_and_a_place_in_the_documents() -> None:
+    told = set(_NAME.findall(ARCHITECTURE.read_text().partition("\n## Crashes\n")[2].partition("\n## ")[0]))
+    steps = steps_of_the_code()
+    assert {name for name in told if not name.endswith(".py")} == steps
+    assert steps_reached(points([Way.CRASH])) == steps
+
+
+@pytest.mark.mount
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("ways", [(Way.CRASH, Way.COLD_CRASH), POWER], ids=["crash", "power"])
+def test_a_mount_survives_every_crash(ways: tuple[Way, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        results = list(run(points(ways)))
+    except (DisksMissing, ServerMissing) as missing:
+        require(False, str(missing))
+        raise
+    said = table(results)
+    with capsys.disabled():
+        print(f"\n{said}")
+    assert not any(result.failure for result in results), said
