@@ -5,6 +5,7 @@ python -m tests.crashes [--way WAY]... [--only WORDS]      WAY: crash, "cold pro
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="points whose name contains this")
     arguments = parser.parse_args()
     wanted = [point for point in points(arguments.way or list(Way)) if arguments.only in str(point)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no mount is left behind
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tierfs-c-") as home:
         os.chmod(home, 0o711)
