@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.crashes.arming import Moment, Order
 from tests.crashes.scenarios import S3, Scenario, scenarios
 from tests.crashes.scene import Scene, nothing
-from tests.crashes.stage import INTERRUPTED, PATIENCE_S, Stage, Theatre, stage
+from tests.crashes.stage import INTERRUPTED, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
 from tests.crashes.ways import POWER, Way
 from tests.servers import moto
@@ -27,7 +27,6 @@ _LARGE_ON_ONE_STAGE = 4
 #: Stages at a time: two processors. Each has three loop devices, and a kernel often has no more than eight.
 _AT_ONCE = 2
 _BUCKET = "crashes"
-
 
 #: The steps that change hot names.
 _CHANGES_NAMES = {
@@ -316,6 +315,3 @@ def _cell(passed: Sequence[bool]) -> str:
 def steps_reached(wanted: Sequence[Point]) -> set[str]:
     """The names of the steps that the points are about."""
     return {point.step for point in wanted if point.step}
-
-
-__all__ = ["PATIENCE_S", "Point", "Result", "Way", "points", "run", "steps_reached", "table"]
