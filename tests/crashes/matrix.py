@@ -23,7 +23,7 @@ from tierfs.worker import check_state
 
 #: Points that one stage goes through, one after the other: its tree grows with each.
 _ON_ONE_STAGE = 16
-_LARGE_ON_ONE_STAGE = 4
+_LARGE_ON_ONE_STAGE = 8
 #: Stages at a time: two processors. Each has three loop devices, and a kernel often has no more than eight.
 _AT_ONCE = 2
 _BUCKET = "crashes"
@@ -254,11 +254,11 @@ def _finish(one: Stage, scenes: Sequence[Scene]) -> None:
     one.mount.evict()
     said = differences(one.look(), _whole(scenes))
     assert not said, said
-    for _ in range(2):  # an object that is moved is deleted by the pass after
-        one.stop()
-        one.start()
-    one.stop()
     if not one.plan.store:
+        for _ in range(2):  # an object that is moved is deleted by the pass after
+            one.stop()
+            one.start()
+        one.stop()
         _check_offline(one)
 
 
