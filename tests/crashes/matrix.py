@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -68,6 +68,24 @@ def points(ways: Sequence[Way]) -> list[Point]:
             known.add(step)
         if Way.POWER in ways and Way.POWER in scenario.ways and scenario.effect is not nothing:
             found.append(Point(scenario, "", "after", Way.POWER))
+    return found
+
+
+def one_of_each(wanted: Sequence[Point]) -> list[Point]:
+    """A point for each step, and for each scenario that has none: what a run has time for that is made every day.
+
+    Ways and moments take turns by a fixed rule: the one that came least often so far.
+    """
+    candidates: dict[str, list[Point]] = defaultdict(list)
+    for point in wanted:
+        if point.step or not (point.scenario.steps or point.scenario.cold_steps):
+            candidates[point.step or point.scenario.name].append(point)
+    often: Counter[object] = Counter()
+    found = []
+    for points_of_step in candidates.values():
+        point = min(points_of_step, key=lambda point: (often[point.way], often[point.way, point.moment]))
+        often.update((point.way, (point.way, point.moment)))
+        found.append(point)
     return found
 
 
