@@ -11,7 +11,9 @@ from typing import Any, Self
 #: What S3 says with each code; others carry their own name as the message.
 _MESSAGES = {
     "AccessDenied": "Access Denied",
+    "ExpiredToken": "The provided token has expired.",
     "InternalError": "We encountered an internal error. Please try again.",
+    "NoSuchBucket": "The specified bucket does not exist",
     "NoSuchKey": "The specified key does not exist.",
     "PreconditionFailed": "At least one of the pre-conditions you specified did not hold",
     "ServiceUnavailable": "Service is unable to handle request.",
@@ -29,8 +31,12 @@ class Kind(StrEnum):
     BLACK_HOLE = "black-hole"  # accepted, never answered
     RESET_IN_BODY = "reset-in-body"  # reset before byte `at` of the body
     TRUNCATE = "truncate"  # closed before byte `at`, though more was announced
-    SHORTEN = "shorten"  # only `at` bytes, and announced as such
+    SHORTEN = "shorten"  # only `at` bytes, and announced as such; a HEAD says that the object is as short
     CORRUPT = "corrupt"  # byte `at` is another one
+    CORRUPT_UPLOAD = "corrupt-upload"  # byte `at` of what is sent is another one, where the server checks it
+    RESET_UPLOAD = "reset-upload"  # reset before byte `at` of what is sent
+    LOST_ANSWER = "lost-answer"  # carried out, and reset in place of the answer
+    ETAG = "etag"  # the answer carries another ETag
     STALL = "stall"  # nothing from byte `at` on
     REFUSE = "refuse"  # nobody listens; holds for all, ends the connections that there are
 
@@ -78,9 +84,28 @@ class Fault:
         """S3's way to ask for fewer requests."""
         return cls.refusal(503, "SlowDown", **match)
 
+    @classmethod
+    def expired(cls, **match: Any) -> Self:
+        """The credentials have expired."""
+        return cls.refusal(403, "ExpiredToken", **match)
+
+    @classmethod
+    def unseen(cls, **match: Any) -> Self:
+        """An object that is there is not seen yet."""
+        return cls.refusal(404, "NoSuchKey", **match)
+
+    @classmethod
+    def no_bucket(cls, **match: Any) -> Self:
+        """The bucket was deleted."""
+        return cls.refusal(404, "NoSuchBucket", **match)
+
     def matches(self, method: str, key: str) -> bool:
         """Whether a request is one of those meant."""
         return fnmatchcase(method, self.method) and fnmatchcase(key, self.key)
+
+    def place_in(self, length: int) -> int:
+        """Where in a body of this length it strikes."""
+        return min(length, length // 2 if self.at is None else self.at)
 
     def to_json(self) -> dict[str, Any]:
         """The fault as JSON."""

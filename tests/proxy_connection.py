@@ -24,7 +24,12 @@ _PIPE_BYTES = 1 << 20
 _SO_MAX_PACING_RATE = 47  # socket(7) does not have it; TCP paces by itself where the queue discipline does not
 _UNPACED = (1 << 64) - 1
 _HEAD_BYTES = 64 << 10
+_ANOTHER = str.maketrans("0123456789abcdef", "123456789abcdef0")  # every digit of an ETag
 _REASONS = {403: "Forbidden", 404: "Not Found", 412: "Precondition Failed", 500: "Internal Server Error"}
+
+
+#: These leave the body of an answer as it is.
+_NOT_OF_THE_BODY = (Kind.ETAG, Kind.CORRUPT_UPLOAD, Kind.RESET_UPLOAD, Kind.LOST_ANSWER)
 
 
 class Closed(Exception):
@@ -146,10 +151,21 @@ class Head:
 
     def with_length(self, length: int) -> bytes:
         """The head, announcing another length."""
+        return self._with(b"Content-Length", b"%d" % length)
+
+    def spoiled(self, fault: Fault | None) -> bytes:
+        """The head as a fault of heads wants it."""
+        kind = fault and fault.kind
+        if fault and kind is Kind.SHORTEN and self.length is not None:
+            return self.with_length(self.length // 2 if fault.at is None else fault.at)
+        if kind is Kind.ETAG and "etag" in self.headers:
+            return self._with(b"ETag", self.headers["etag"].translate(_ANOTHER).encode("latin-1"))
+        return self.raw
+
+    def _with(self, name: bytes, value: bytes) -> bytes:
+        mark, new = name.lower() + b":", name + b": " + value
         lines = self.raw.split(b"\r\n")
-        named = (line.lower().startswith(b"content-length:") for line in lines)
-        new = b"Content-Length: %d" % length
-        return b"\r\n".join(new if is_it else line for line, is_it in zip(lines, named, strict=True))
+        return b"\r\n".join(new if line.lower().startswith(mark) else line for line in lines)
 
 
 class Connection(threading.Thread):
@@ -236,8 +252,11 @@ class Connection(threading.Thread):
                 answer = None
         is_whole = answer is None
         if answer is None:
-            self._body(request, client, server, self._count_up)
+            self._upload(request, client, server, verdict.ending)
             answer = Head.read(server)
+        if verdict.ending and verdict.ending.kind is Kind.LOST_ANSWER:
+            client.reset()
+            return False
         self._answer(request, answer, server, verdict.ending)
         if verdict.ending and verdict.ending.kind is Kind.STALL:
             regime.hold(client.socket)
@@ -259,7 +278,7 @@ class Connection(threading.Thread):
     def _answer(self, request: Head, answer: Head, server: Peer, fault: Fault | None) -> None:
         client = self._client
         if request.words[0] == "HEAD" or answer.words[1] in ("204", "304"):
-            client.socket.sendall(answer.raw)
+            client.socket.sendall(answer.spoiled(fault))
         elif answer.length is not None:
             self._spoiled(answer, server, answer.length, fault)
         elif answer.is_chunked:
@@ -273,8 +292,9 @@ class Connection(threading.Thread):
     def _spoiled(self, answer: Head, server: Peer, length: int, fault: Fault | None) -> None:
         """An answer whose length is known, as the fault wants it."""
         client, kind = self._client, fault and fault.kind
-        at = length if fault is None else min(length, length // 2 if fault.at is None else fault.at)
-        client.socket.sendall(answer.with_length(at) if kind is Kind.SHORTEN else answer.raw)
+        is_whole = fault is None or kind in _NOT_OF_THE_BODY
+        at = length if is_whole or fault is None else fault.place_in(length)
+        client.socket.sendall(answer.with_length(at) if kind is Kind.SHORTEN else answer.spoiled(fault))
         self._bytes(server, client, at, self._count_down)
         if kind is Kind.CORRUPT and at < length:
             byte = server.read_some(1)[0]
@@ -289,6 +309,21 @@ class Connection(threading.Thread):
             server.socket.close()
         elif kind is Kind.TRUNCATE:
             raise Closed
+
+    def _upload(self, request: Head, client: Peer, server: Peer, fault: Fault | None) -> None:
+        """The body of a request, as the fault wants it; one without a body is passed as it is."""
+        kind, length = fault and fault.kind, request.length or 0
+        if fault is None or not length or kind not in (Kind.CORRUPT_UPLOAD, Kind.RESET_UPLOAD):
+            self._body(request, client, server, self._count_up)
+            return
+        at = min(fault.place_in(length), length - 1)
+        self._bytes(client, server, at, self._count_up)
+        if kind is Kind.RESET_UPLOAD:
+            client.reset()
+            raise Closed
+        server.socket.sendall(bytes([client.read_some(1)[0] ^ 1]))
+        self._count_up(1)
+        self._bytes(client, server, length - at - 1, self._count_up)
 
     # -- bodies --------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from tierfs.admin import control, registry
 from tierfs.admin.logs import start_logging
 from tierfs.cold import Configuration, open_side
 from tierfs.core.config import Settings
-from tierfs.core.errors import ConfigError, MountError, StoreError, TierfsError
+from tierfs.core.errors import ConfigError, MountError, TierfsError
 from tierfs.core.records import Fd
 from tierfs.core.reports import Finding
 from tierfs.engine.archive import Archiver
@@ -216,10 +216,10 @@ class Worker:
                 if not self._is_scanned():
                     await self.scanner.scan()
                 return
-            except StoreError as error:
+            except TierfsError as error:
                 self.store_warnings = (str(error),)
-                log.warning("cold files cannot be read now: %s", error)
-            await trio.sleep(_PROBE_PAUSE_S)
+                log.warning("not all cold files can be read or seen now: %s", error)
+            await trio.sleep(min(_PROBE_PAUSE_S, self.settings.policy_interval.seconds))
 
     def _register(self) -> Path:
         request = self.request

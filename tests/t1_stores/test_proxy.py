@@ -1,5 +1,7 @@
 """The proxy that makes faults does what it is told, and nothing else, in front of a server that checks signatures."""
 
+import base64
+import hashlib
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 BODY = bytes(range(256)) * (4 * MIB // 256)
 BUCKET = "proxied"
+#: What boto3 makes of a connection that breaks before an answer.
+BREAKS = (botocore.exceptions.ConnectionClosedError, botocore.exceptions.ConnectionError)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,44 @@ def test_bodies_that_are_not_right(proxy: Proxy, client: "S3Client") -> None:
     assert get(client, Range="bytes=1-50") == BODY[1:51]
     proxy.heal()
     assert get(client) == BODY
+
+
+def test_answers_about_an_object_that_are_not_right(proxy: Proxy, client: "S3Client") -> None:
+    """Another ETag, with the body as it is; a HEAD that says half the size."""
+    right = client.head_object(Bucket=BUCKET, Key="a/file")
+    proxy.order(Fault(Kind.ETAG, count=2), Fault(Kind.SHORTEN, method="HEAD"))
+    answer = client.get_object(Bucket=BUCKET, Key="a/file")
+    with closing(answer["Body"]) as body:
+        assert body.read() == BODY
+    assert answer["ETag"] != right["ETag"]
+    assert client.head_object(Bucket=BUCKET, Key="a/file")["ETag"] == answer["ETag"]
+    assert client.head_object(Bucket=BUCKET, Key="a/file")["ContentLength"] == len(BODY) // 2
+    proxy.heal()
+    again = client.head_object(Bucket=BUCKET, Key="a/file")
+    assert (again["ETag"], again["ContentLength"]) == (right["ETag"], len(BODY))
+
+
+def test_uploads_that_go_wrong(proxy: Proxy, client: "S3Client") -> None:
+    """One bit on the way, which the server finds out; a break in the middle; an answer that does not come back."""
+    body = BODY[:MIB]
+    md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    proxy.order(Fault(Kind.CORRUPT_UPLOAD, method="PUT"))
+    with pytest.raises(ClientError, match="BadDigest"):
+        client.put_object(Bucket=BUCKET, Key="a/sent", Body=body, ContentMD5=md5)
+    proxy.order(Fault(Kind.RESET_UPLOAD, method="PUT"))
+    with pytest.raises(BREAKS):
+        client.put_object(Bucket=BUCKET, Key="a/sent", Body=body, ContentMD5=md5)
+    with pytest.raises(ClientError, match="404"):
+        client.head_object(Bucket=BUCKET, Key="a/sent")
+    proxy.order(Fault(Kind.LOST_ANSWER, count=2))
+    with pytest.raises(BREAKS):
+        client.put_object(Bucket=BUCKET, Key="a/sent", Body=body, ContentMD5=md5)
+    with pytest.raises(BREAKS):
+        client.delete_object(Bucket=BUCKET, Key="a/file")
+    assert client.get_object(Bucket=BUCKET, Key="a/sent")["Body"].read() == body
+    with pytest.raises(ClientError, match="404"):
+        client.head_object(Bucket=BUCKET, Key="a/file")
+    client.delete_object(Bucket=BUCKET, Key="a/sent")
 
 
 def test_nobody_listens(proxy: Proxy, client: "S3Client") -> None:

@@ -225,6 +225,17 @@ def test_answers_that_are_right_in_another_way() -> None:
         assert get(store) == b"234"
 
 
+def test_what_was_written_and_is_not_seen_yet_is_not_missing() -> None:
+    """A store that shows new objects late: neither the copy's source nor the file may be taken for lost."""
+    accepted, late = http(200, b"", ETag=f'"{MD5}"'), http(404, b"")
+    error = pytest.raises(IntegrityError, match="not there yet")
+    with store_that_hears(accepted, late, http(200, b"")) as store, error:
+        put(store)
+    copied = f"<CopyObjectResult><ETag>{MD5}</ETag></CopyObjectResult>".encode()
+    with store_that_hears(head(), http(200, copied), late, http(200, b"")) as store, error:
+        store.copy(ObjectInfo("some/key", len(BODY), MD5), "another/key")
+
+
 def test_an_upload_is_compared_with_what_the_store_says() -> None:
     stored = http(200, ETag=f'"{MD5}"')
     with store_that_hears(stored, head(x_amz_checksum_crc32=CRC32)) as store:

@@ -55,6 +55,32 @@ async def test_what_was_brought_back_stays_for_a_while(world: World) -> None:
         assert machine.residency(b"a") is COLD
 
 
+async def test_the_failures_of_a_file_go_with_its_name(world: World) -> None:
+    """Else `status` would name it for ever."""
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        world.offset_ns = HOUR_NS
+        world.store.fail("put", StoreUnavailable("down"))
+        await machine.daemon.run_pass()
+        assert list(machine.tier.failures) == [b"a"]
+        await machine.rename(b"a", b"b")
+        await machine.daemon.run_pass()
+        assert not machine.tier.failures
+        assert machine.residency(b"b") is MIRRORED
+
+
+async def test_what_waits_for_the_bucket_is_said_as_long_as_it_does(world: World) -> None:
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        await machine.release(b"a")
+        machine.unlink(b"a")
+        world.store.fail("delete", AccessDenied("not yours"))
+        await machine.daemon.run_pass()
+        assert machine.daemon.passes.waiting == "deletions and renames wait for the bucket: not yours"
+        await machine.daemon.run_pass()
+        assert machine.daemon.passes.waiting == ""
+
+
 async def test_one_failing_file_does_not_stop_the_others_and_is_tried_later(world: World) -> None:
     async with world.running() as machine:
         for name in (b"a", b"b", b"c"):

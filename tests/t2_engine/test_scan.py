@@ -8,7 +8,7 @@ import pytest
 from tests.assembly import PREFIX, World
 from tests.invariants import check_invariants
 from tests.t2_engine.test_recover import picture, prepare
-from tierfs.core.errors import StoreUnavailable
+from tierfs.core.errors import StoreRefused, StoreUnavailable
 from tierfs.core.residency import Residency
 from tierfs.engine.scan import attributes_of
 from tierfs.stores.cold import ObjectInfo
@@ -123,6 +123,34 @@ async def test_a_scan_that_fails_is_not_remembered_as_done(world: World) -> None
         with pytest.raises(StoreUnavailable):
             await machine.scanner.scan()
         assert machine.catalog.fact("scanned") is None
+
+
+async def test_an_object_that_cannot_be_looked_at_is_shown_by_the_next_scan(world: World) -> None:
+    """The others are shown at once; one error is raised, not a group of them."""
+    for name in ("a", "b", "c"):
+        put(world, name)
+    world.store.fail("head", StoreUnavailable("down"), key=PREFIX + "b")
+    async with world.running() as machine:
+        with pytest.raises(StoreUnavailable):
+            await machine.scanner.scan()
+        assert machine.list(b"") == [b"a", b"c"]
+        assert machine.catalog.fact("scanned") is None
+        await machine.scanner.scan()
+        assert machine.list(b"") == [b"a", b"b", b"c"]
+        assert machine.catalog.fact("scanned")
+        check_invariants(machine)
+
+
+async def test_an_object_that_is_refused_for_good_hides_nothing_else(world: World) -> None:
+    """Encrypted with a key of somebody else's, perhaps: the scan is complete without it."""
+    put(world, "a")
+    put(world, "b")
+    world.store.fail("head", StoreRefused("its key is needed"), times=None, key=PREFIX + "a")
+    async with world.running() as machine:
+        scanned = await machine.scanner.scan()
+        assert (scanned.shown, scanned.unnameable) == (1, 1)
+        assert machine.list(b"") == [b"b"]
+        assert machine.catalog.fact("scanned")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ async def test_a_file_that_is_being_archived_says_so(world: World) -> None:
             found = await entry(operator, b"a")
             assert (found.residency, found.tier) == (Residency.ARCHIVING, Tier.HOT)
             status = await operator.status()
-            assert status["queue"] == {"archiving": 1, "restoring": 0, "deletions": 0}
+            assert status["queue"] == {"archiving": 1, "restoring": 0, "deletions": 0, "moves": 0}
 
 
 async def test_listing_a_tree(world: World) -> None:

@@ -69,6 +69,29 @@ async def test_one_key_that_cannot_be_deleted_does_not_stop_the_others(world: Wo
         check_invariants(machine)
 
 
+async def test_a_key_that_is_never_served_does_not_hold_up_the_others(world: World) -> None:
+    """A sweep ends where the bucket seems to be down; what failed then goes last the next time."""
+    async with world.running() as machine:
+        await cold(machine, b"a", b"b", b"c", b"d")
+        for key in ("a", "b", "new-c"):
+            for operation in ("delete", "copy"):
+                world.store.fail(operation, StoreUnavailable("not this one"), times=None, key=PREFIX + key)
+        machine.unlink(b"a")
+        machine.unlink(b"b")
+        await machine.rename(b"c", b"new-c")
+        await machine.rename(b"d", b"new-d")
+        world.store.fail("copy", StoreUnavailable("not this one"), times=None, key=PREFIX + "c")
+        for _ in range(4):
+            with pytest.raises(StoreUnavailable):
+                await machine.sweep()
+        assert set(keys(world)) == {"a", "b", "c", "new-d"}
+        world.store.heal()
+        await machine.sweep()
+        await machine.sweep()  # what was moved is deleted where it was
+        assert set(keys(world)) == {"new-c", "new-d"}
+        check_invariants(machine)
+
+
 async def test_an_open_file_keeps_its_object(world: World) -> None:
     async with world.running() as machine:
         await cold(machine, b"a")

@@ -42,7 +42,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
                        long GETs took until their answer began
     breaker            {reads, writes}: {state, failures, since_ns, next_try_ns, reason, opened, refused}; state: closed
                        (the store is asked), open (it failed and is spared), half-open (it is tried)
-    queue              {archiving, restoring, deletions}: what waits for the bucket
+    queue              {archiving, restoring, deletions, moves}: what waits for the bucket
     errors             {reads, policy, files}: counts; files: path to reason
     passthrough        text: whether hot I/O goes past the daemon
     read_only          true or false

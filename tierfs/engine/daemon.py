@@ -27,12 +27,16 @@ _LOOKS_AT_ONCE = 200  # files that the loop looks at before it serves others
 
 @dataclass(slots=True)
 class Passes:
-    """When the policy ran; times in nanoseconds since the epoch, 0 for never."""
+    """When the policy ran; times in nanoseconds since the epoch, 0 for never.
+
+    `waiting` is why deletions and renames did not reach the bucket the last time, empty when they did.
+    """
 
     last_ns: int = 0
     next_ns: int = 0
     planned: int = 0
     failed: int = 0
+    waiting: str = ""
 
 
 class Daemon:
@@ -59,10 +63,7 @@ class Daemon:
         """One pass: what the bucket owes first, then archives, then releases."""
         self.passes.last_ns = self._tier.now()
         if not self._settings.read_only:
-            try:
-                await self._sweeper.sweep()
-            except TierfsError as error:
-                log.warning("deletions and renames wait for the bucket: %s", error)
+            await self._sweep()
         if not self._settings.auto_archive or self._settings.read_only:
             return
         actions = await self.plan()
@@ -73,6 +74,8 @@ class Daemon:
     async def plan(self) -> list[Action]:
         """What a pass would do now."""
         files = await self.look_at_all()
+        for gone in self._tier.failures.keys() - {file.path for file in files}:
+            del self._tier.failures[gone]  # renamed, or removed behind the mount
         filesystem = os.fstatvfs(self._tier.hot.root)
         fill = Fill(
             hot=sum(file.size for file in files),
@@ -80,6 +83,15 @@ class Daemon:
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )
         return plan(files, fill, self._settings, self._tier.now())
+
+    async def _sweep(self) -> None:
+        try:
+            await self._sweeper.sweep()
+        except TierfsError as error:
+            self.passes.waiting = f"deletions and renames wait for the bucket: {error}"
+            log.warning("%s", self.passes.waiting)
+        else:
+            self.passes.waiting = ""
 
     async def look_at_all(self) -> list[HotFile]:
         """Every hot file as the policy sees it; the walk itself runs in a thread."""

@@ -12,11 +12,11 @@ import stat
 from base64 import b64decode
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
-from tierfs.core.errors import ObjectMissing
+from tierfs.core.errors import ObjectMissing, StoreRefused, TierfsError
 from tierfs.core.keys import Unnameable, is_reserved, path_of
 from tierfs.core.records import Attributes, ObjectRef
 from tierfs.core.steps import step
@@ -40,6 +40,7 @@ class Scanned:
     objects: int = 0
     shown: int = 0
     unnameable: int = 0
+    failures: list[TierfsError] = field(default_factory=list)
 
 
 class Scanner:
@@ -54,7 +55,7 @@ class Scanner:
         self._owner = (root.st_uid, root.st_gid)
 
     async def scan(self) -> Scanned:
-        """List the bucket once. StoreError: what was found so far is shown, the rest is left for the next scan."""
+        """List the bucket once. TierfsError: what could be is shown, the rest is left for the next scan."""
         scanned = Scanned()
         async with aclosing(self._cold.objects(self._tier.prefix)) as listing:
             async for batch in listing:
@@ -63,6 +64,8 @@ class Scanner:
                         if self._is_news(info, scanned):
                             await self._heads.acquire_on_behalf_of(info.key)
                             nursery.start_soon(self._show, info, scanned)
+        if scanned.failures:
+            raise scanned.failures[0]
         with step("scan.complete"):
             self._tier.catalog.state_fact(SCANNED, "yes")
         log.info("%d objects in the bucket, %d of them appeared in the tree", scanned.objects, scanned.shown)
@@ -91,6 +94,11 @@ class Scanner:
                 await self._show_file(named.path, info, scanned)
         except ObjectMissing:
             log.info("the object %r went away while it was looked at", info.key)
+        except StoreRefused as error:  # encrypted with somebody's own key, perhaps: another try changes nothing
+            scanned.unnameable += 1
+            log.warning("the object %r cannot be shown: %s", info.key, error)
+        except TierfsError as error:  # the others are shown all the same
+            scanned.failures.append(error)
         except OSError as error:
             scanned.unnameable += 1
             log.warning("the object %r cannot be shown: %s", info.key, error.strerror)

@@ -98,6 +98,7 @@ class Operator:
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
                 "deletions": len(e.tier.catalog.tombstones()),
+                "moves": len(e.tier.catalog.misplaced()),
             },
             "errors": {
                 "reads": seen.read_errors,
@@ -108,7 +109,7 @@ class Operator:
             "passthrough": facts.passthrough,
             "read_only": e.settings.read_only,
             "version": facts.version,
-            "warnings": seen.warnings,
+            "warnings": [*seen.warnings, *filter(None, [passes.waiting])],
             "fuse": {
                 "requests": seen.requests,
                 "opens": seen.opens,

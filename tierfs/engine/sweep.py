@@ -15,7 +15,7 @@ from itertools import islice
 
 import trio
 
-from tierfs.core.errors import ObjectMissing, StoreError, StoreUnavailable, TierfsError
+from tierfs.core.errors import BucketMissing, ObjectMissing, StoreError, StoreUnavailable, TierfsError
 from tierfs.core.keys import RESERVED, key_of
 from tierfs.core.records import ObjectRef, Record
 from tierfs.core.residency import Residency
@@ -51,6 +51,7 @@ class Sweeper:
         self._cold = cold
         self._used: dict[str, trio.Event] = {}
         self._lock = trio.Lock()  # one sweep at a time
+        self._troubled: set[str] = set()  # keys that failed, which go last: the sweep ends where the bucket seems down
 
     @asynccontextmanager
     async def using(self, key: str) -> AsyncIterator[None]:
@@ -82,7 +83,7 @@ class Sweeper:
     # -- deletions -----------------------------------------------------------------------------------------------
 
     async def _delete_all(self) -> list[TierfsError]:
-        keys = [tombstone.key for tombstone in self._catalog.tombstones()]
+        keys = sorted((one.key for one in self._catalog.tombstones()), key=self._troubled.__contains__)
         failures: list[TierfsError] = []
         limit = trio.CapacityLimiter(_DELETES_AT_ONCE)
 
@@ -92,6 +93,7 @@ class Sweeper:
                     if self._may_delete(key):
                         await self._delete(key)
             except TierfsError as error:
+                self._troubled.add(key)
                 failures.append(error)
             finally:
                 limit.release_on_behalf_of(key)
@@ -124,12 +126,14 @@ class Sweeper:
             await self._cold.delete(key)
         with step("delete.commit"):
             self._catalog.exhume(key)
+        self._troubled.discard(key)
 
     # -- renames -------------------------------------------------------------------------------------------------
 
     async def _move_all(self) -> list[TierfsError]:
         """Move each misplaced object, in an order in which keys become free; a circle is broken by stepping aside."""
-        waiting = {record.path: record for record in self._catalog.misplaced()}
+        misplaced = sorted(self._catalog.misplaced(), key=self._is_troubled)
+        waiting = {record.path: record for record in misplaced}
         failures: list[TierfsError] = []
         turned_away = 0
         while waiting and not _is_down(failures):
@@ -152,8 +156,12 @@ class Sweeper:
                     if moved and moved.misplaced:
                         waiting[moved.path] = moved
                 except StoreError as error:
+                    self._troubled.add(record.object.key if record.object else "")
                     failures.append(error)
         return failures
+
+    def _is_troubled(self, record: Record) -> bool:
+        return record.object is not None and record.object.key in self._troubled
 
     def _place_of(self, record: Record, waiting: Mapping[bytes, Record]) -> tuple[_Place, str]:
         wanted = key_of(self._tier.prefix, record.path)
@@ -205,6 +213,7 @@ class Sweeper:
         moved = replace(record, object=copied, misplaced=misplaced)
         with step("move.commit"):
             self._catalog.put_and_bury(moved, stored.key, self._tier.now())
+        self._troubled.discard(stored.key)
         return moved
 
     # -- lost objects --------------------------------------------------------------------------------------------
@@ -230,7 +239,7 @@ def _is_same(info: ObjectInfo, stored: ObjectRef) -> bool:
 
 def _is_down(failures: list[TierfsError]) -> bool:
     """Whether the next request would only wait for a bucket that is not there."""
-    return any(isinstance(error, StoreUnavailable) for error in failures)
+    return any(isinstance(error, StoreUnavailable | BucketMissing) for error in failures)
 
 
 def _is_aside(stored: ObjectRef | None) -> bool:

@@ -179,7 +179,7 @@ class S3Store:
             else:
                 sizes = self._settings.sizes
                 written = upload_parts(self._wire, target, source, self._abilities, sizes, progress)
-            answer = self._head(key)
+            answer = self._head_of_new(key)
             info = _info(key, answer)
             check_written(written, answer, info)
         return info
@@ -240,6 +240,18 @@ class S3Store:
                 self._wire.call("head_bucket")
             raise
 
+    def _head_of_new(self, key: str) -> dict[str, Any]:
+        """What a HEAD says of an object that was written just now. Refuted.
+
+        A store that shows it late must not be taken for one that lost the object that is there.
+        """
+        try:
+            return self._head(key)
+        except ObjectMissing:
+            raise Refuted(
+                IntegrityError, f"the store took {key} and says that it is not there yet; it is written again later"
+            ) from None
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`; see ColdStore."""
         token: str | None = None
@@ -277,7 +289,7 @@ class S3Store:
                 self._wire.call("copy_object", key, **origin, **extra)
             else:
                 copy_parts(self._wire, Target(key, present.metadata, extra), source, self._settings.sizes, origin)
-            copied = self.head(key)
+            copied = _info(key, self._head_of_new(key))
             if copied.size != source.size:
                 raise Refuted(IntegrityError, f"it has {source.size} bytes, its copy {key} has {copied.size}")
         return copied
