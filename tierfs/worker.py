@@ -38,6 +38,7 @@ from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
 from tierfs.engine.recover import check, recover
 from tierfs.engine.restore import Restorer
+from tierfs.engine.room import Room
 from tierfs.engine.scan import SCANNED, Scanner
 from tierfs.engine.service import Engine, Facts, Observations, Operator
 from tierfs.engine.sweep import Sweeper
@@ -114,6 +115,8 @@ class Worker:
         self.sweeper = Sweeper(tier, cold)
         self.archiver = Archiver(tier, cold, self.sweeper, settings.chunk_size, settings.archive_concurrency)
         self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
+        self.room = Room(tier, self.daemon, settings)
+        self.restorer.make_room = self.room.make
         self.scanner = Scanner(tier, cold, self._appeared)
 
     def _appeared(self, path: bytes) -> None:
@@ -176,6 +179,7 @@ class Worker:
                 nursery.start_soon(operator.keep_totals)
                 await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
                 nursery.start_soon(self.daemon.run)
+                nursery.start_soon(self.room.run)
                 nursery.start_soon(self._watch_bucket)
                 serving()
         finally:

@@ -1,34 +1,15 @@
 """A hot tier that is full: ENOSPC, as any disk says it, and nothing lost."""
 
-import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
+from tests.disks import MIB, fill, small_disk
 from tests.mounting import Mount, Plan, directory, mounted
 
 pytestmark = pytest.mark.mount
-
-MIB = 1 << 20
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextmanager
-def small_disk(path: Path, size_mib: int) -> Iterator[None]:
-    """A filesystem of so many mebibytes."""
-    require(os.geteuid() == 0, "mounting a small filesystem needs root")
-    path.mkdir(exist_ok=True)
-    if _libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"size=%dm" % size_mib):
-        require(False, f"a tmpfs cannot be mounted: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield
-    finally:
-        assert _libc.umount2(os.fsencode(path), 0) == 0, os.strerror(ctypes.get_errno())
 
 
 @pytest.fixture
@@ -36,25 +17,6 @@ def mount() -> Iterator[Mount]:
     """A mount whose hot directory is on a disk of 32 MiB."""
     with directory() as home, small_disk(home / "hot", 32), mounted(Plan(home)) as made:
         yield made
-
-
-def fill(path: Path) -> int:
-    """Write until the disk is full; how many bytes went in."""
-    block, written = b"f" * MIB, 0
-    with path.open("wb", buffering=0) as file:
-        while (count := _write(file.fileno(), block)) > 0:
-            written += count
-    return written
-
-
-def _write(fd: int, block: bytes) -> int:
-    """write(2), 0 for ENOSPC."""
-    try:
-        return os.write(fd, block)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return 0
 
 
 def test_a_full_hot_tier(mount: Mount) -> None:

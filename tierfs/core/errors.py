@@ -6,6 +6,7 @@
     |- ControlError                   EIO    starts the mount, or corrects the request
     |- NotEligible                    EBUSY  waits, or takes away the reason that it names
     |- CatalogError                   EIO    runs `tierfs check`
+    |  `- CatalogFull                 ENOSPC makes room on the disk of the state directory
     |- FileLost                       EIO    brings the object back, or removes the file
     |- DeadlineExceeded               EIO    looks at the store and the network; raises cold_timeout
     `- StoreError                     EIO
@@ -53,6 +54,12 @@ class NotEligible(TierfsError):
 
 class CatalogError(TierfsError):
     """The catalog cannot be opened, or is not one that this version reads (EIO)."""
+
+
+class CatalogFull(CatalogError):
+    """The catalog cannot grow: the disk of the state directory is full (ENOSPC)."""
+
+    errno = _errno.ENOSPC
 
 
 class FileLost(TierfsError):

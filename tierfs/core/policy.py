@@ -136,7 +136,7 @@ def plan(files: Iterable[HotFile], fill: Fill, settings: Settings, now_ns: int) 
             archives.append(Action(Verb.ARCHIVE, file.path, file.size, f"unchanged for {_age(now_ns - file.mtime_ns)}"))
         elif why_not_released(file, settings, now_ns) is None:
             releases.append(Action(Verb.RELEASE, file.path, file.size, f"unchanged for {_age(now_ns - file.fresh_ns)}"))
-        elif file.residency is Residency.MIRRORED and (why_kept(file) or _why_not_again(file, now_ns)) is None:
+        elif _is_spare(file, now_ns):
             spare.append(file)
     return archives + releases + _plan_watermark(spare, sum(action.size for action in releases), fill, settings)
 
@@ -145,12 +145,29 @@ def _plan_watermark(spare: list[HotFile], already: int, fill: Fill, settings: Se
     if fill.excess_over(settings.high_watermark) - already <= 0:
         return []
     excess = fill.excess_over(settings.low_watermark) - already
+    return _plan_oldest(spare, excess, f"the hot tier is above {settings.high_watermark}")
+
+
+def plan_room(files: Iterable[HotFile], wanted_bytes: int, now_ns: int, reason: str) -> list[Action]:
+    """Releases that free so many bytes now: of MIRRORED files, the ones that changed longest ago first.
+
+    Fewer bytes where there are not enough files that may go.
+    """
+    return _plan_oldest([file for file in files if _is_spare(file, now_ns)], wanted_bytes, reason)
+
+
+def _is_spare(file: HotFile, now_ns: int) -> bool:
+    """Whether the hot bytes of a file can go before its age says so."""
+    return file.residency is Residency.MIRRORED and (why_kept(file) or _why_not_again(file, now_ns)) is None
+
+
+def _plan_oldest(spare: list[HotFile], wanted_bytes: int, reason: str) -> list[Action]:
     actions: list[Action] = []
     for file in sorted(spare, key=lambda f: f.fresh_ns):
-        if excess <= 0:
+        if wanted_bytes <= 0:
             break
-        excess -= file.size
-        actions.append(Action(Verb.RELEASE, file.path, file.size, f"the hot tier is above {settings.high_watermark}"))
+        wanted_bytes -= file.size
+        actions.append(Action(Verb.RELEASE, file.path, file.size, reason))
     return actions
 
 

@@ -8,7 +8,8 @@ import trio
 
 from tierfs.core.errors import NotEligible, ObjectChanged, ObjectMissing
 from tierfs.core.keys import key_of
-from tierfs.core.records import Fd, ObjectRef, Record
+from tierfs.core.records import Fd, Ino, ObjectRef, Record
+from tierfs.core.residency import Residency
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.sweep import Sweeper
@@ -31,6 +32,7 @@ class Archiver:
         self._chunk_size = chunk_size
         self._uploads = trio.CapacityLimiter(concurrency)
         self._began_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        self._moving: set[Ino] = set()
         self.active: dict[bytes, int] = {}  # path: size, of the files that are being archived now
 
     async def archive(self, path: bytes) -> Record:
@@ -43,6 +45,7 @@ class Archiver:
             await self._wait_until_changes_show(path)
             record = self._tier.archive_started(path)
             self.active[path] = record.attributes.size
+            self._moving.add(record.ino)
             try:
                 return self._tier.archived(record, await self._upload(record, key))
             except BaseException:
@@ -50,6 +53,13 @@ class Archiver:
                 raise
             finally:
                 self.active.pop(path, None)
+                self._moving.discard(record.ino)
+
+    def take_back(self) -> None:
+        """Make HOT what is ARCHIVING and nobody archives: its end could not be written down. CatalogError."""
+        for record in list(self._tier.catalog.records(Residency.ARCHIVING)):
+            if record.ino not in self._moving:
+                self._tier.archive_aborted(record)
 
     async def release(self, path: bytes) -> Record:
         """Drop the hot bytes of a MIRRORED file after a last look at its object. NotEligible, OSError, StoreError."""

@@ -8,12 +8,13 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
 
 from tierfs.core.config import Settings
-from tierfs.core.errors import NotEligible, TierfsError
+from tierfs.core.errors import CatalogError, NotEligible, TierfsError
 from tierfs.core.policy import Action, Fill, HotFile, Verb, next_try_ns, plan
 from tierfs.engine.archive import Archiver
 from tierfs.engine.sweep import Sweeper
@@ -64,12 +65,17 @@ class Daemon:
         self.passes.last_ns = self._tier.now()
         if not self._settings.read_only:
             await self._sweep()
+            self._archiver.take_back()
         if not self._settings.auto_archive or self._settings.read_only:
             return
         actions = await self.plan()
         self.passes.planned = len(actions)
         for verb, work in ((Verb.ARCHIVE, self._archive), (Verb.RELEASE, self._archiver.release)):
             await self._carry_out([action for action in actions if action.verb is verb], work)
+
+    async def release(self, actions: list[Action]) -> None:
+        """Release files; what fails is tried again later, as in a pass."""
+        await self._carry_out(actions, self._archiver.release)
 
     async def plan(self) -> list[Action]:
         """What a pass would do now."""
@@ -104,7 +110,8 @@ class Daemon:
         for index, (path, st) in enumerate(found):
             if index % _LOOKS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            self._tier.noticed(self._tier.catalog.get(path))
+            with suppress(CatalogError):  # the look itself sees what the file is, written down or not
+                self._tier.noticed(self._tier.catalog.get(path))
             files.append(self._tier.look(path, st))
         return files
 

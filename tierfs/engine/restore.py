@@ -4,15 +4,16 @@ The bytes go into a nameless file (O_TMPFILE), are verified and synced, and get 
 commit: after a crash there is nothing to clean up. Several writers that wait for the same file share one restore.
 """
 
+import errno
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Protocol
 
 import trio
 
-from tierfs.core.errors import IntegrityError, NotEligible, ObjectMissing, TierfsError
+from tierfs.core.errors import CatalogError, IntegrityError, NotEligible, ObjectMissing, TierfsError
 from tierfs.core.records import Fd, Ino, ObjectRef, Record
 from tierfs.core.residency import WITHOUT_HOT_BYTES
 from tierfs.core.steps import step
@@ -25,6 +26,27 @@ class ObjectStream(Protocol):
     """Where whole objects come from: blocks in order, each verified."""
 
     def stream(self, ref: ObjectRef) -> AsyncGenerator[memoryview, None]: ...
+
+
+@contextmanager
+def naming(tier: Tier, ino: Ino, fd: Fd) -> Iterator[None]:
+    """The nameless file `fd` gets its name in this block; when that cannot be written down, it has none again.
+
+    Nothing is lost with it: the record still says that the bytes of the file are those in the bucket.
+    """
+    try:
+        yield
+    except CatalogError:
+        record, made = tier.catalog.get_by_ino(ino), os.fstat(fd)
+        st = tier.hot.lstat_or_none(record.path) if record else None
+        if record and st and st.st_ino == made.st_ino:
+            tier.hot.unlink(record.path)
+            tier.numbers.freed(made)
+        raise
+
+
+async def _make_none(_needed_bytes: int) -> bool:
+    return False
 
 
 class _Restore:
@@ -40,13 +62,14 @@ class Restorer:
     """Brings whole cold files back to the hot tier.
 
     `changed` is told the node id of each file that came back: its ctime and blocks are new to the kernel. `came_back`
-    is told in the same breath as the file gets its name.
+    is told in the same breath as the file gets its name. `make_room` is asked for bytes that the hot tier lacks.
     """
 
     def __init__(self, tier: Tier, objects: ObjectStream, changed: Callable[[Ino], None]) -> None:
         self._tier = tier
         self._objects = objects
         self._changed = changed
+        self.make_room: Callable[[int], Awaitable[bool]] = _make_none
         self.came_back: Callable[[Ino], None] = lambda _ino: None
         self._nursery: trio.Nursery | None = None
         self._active: dict[Ino, _Restore] = {}
@@ -69,6 +92,7 @@ class Restorer:
             return
         restore = self._active.get(record.ino)
         if restore is None:
+            self._tier.restore_aborted(record.ino)  # one whose end could not be written down
             record = self._tier.restore_started(path)
             restore = self._active[record.ino] = _Restore()
             assert self._nursery is not None, "run() comes first"
@@ -101,7 +125,8 @@ class Restorer:
             restore.error = NotEligible("tierfs is stopping")
             raise
         finally:
-            self._tier.restore_aborted(record.ino)
+            with suppress(CatalogError):  # the next restore takes it back, or the next mount
+                self._tier.restore_aborted(record.ino)
             del self._active[record.ino]
             restore.done.set()
 
@@ -130,7 +155,8 @@ class Restorer:
         with step("restore.sync"):
             apply_attributes(fd, current.attributes)
             await trio.to_thread.run_sync(os.fsync, fd)
-        restored = self._tier.restored(ino, stored, fd)
+        with naming(self._tier, ino, fd):
+            restored = self._tier.restored(ino, stored, fd)
         self.came_back(ino)
         if restored.attributes != current.attributes:  # somebody changed them during the fsync
             apply_attributes(fd, restored.attributes)
@@ -138,6 +164,16 @@ class Restorer:
         self._changed(ino)
         with step("restore.sync_names"):
             await sync_directory(self._tier.hot, split(restored.path)[0])
+
+    async def _allocate(self, fd: Fd, size: int) -> None:
+        """Have the room for a whole file. OSError (ENOSPC)."""
+        try:
+            await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, size)
+        except OSError as error:
+            os.ftruncate(fd, 0)
+            if error.errno != errno.ENOSPC or not await self.make_room(size):
+                raise
+            await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, size)
 
     async def _fill(self, fd: Fd, stored: ObjectRef, restore: _Restore) -> None:
         digest, offset = hashlib.sha256(), 0
@@ -153,7 +189,7 @@ class Restorer:
             async with aclosing(self._objects.stream(stored)) as blocks:
                 async for block in blocks:
                     if not offset:  # not before: those that wait for a store that is away would fill the hot tier
-                        await trio.to_thread.run_sync(os.posix_fallocate, fd, 0, stored.size)
+                        await self._allocate(fd, stored.size)
                     await trio.to_thread.run_sync(write, block)
                     offset += len(block)
                     restore.moved = offset

@@ -17,7 +17,7 @@ import trio
 from tierfs.core.errors import FileLost, NotEligible, ObjectChanged, ObjectMissing
 from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record, why_lost
 from tierfs.core.residency import Residency
-from tierfs.engine.restore import Restorer
+from tierfs.engine.restore import Restorer, naming
 from tierfs.engine.tier import Tier
 from tierfs.mount.nodes import Node, Nodes
 from tierfs.mount.passthrough import IoModes, drop_privileges
@@ -169,7 +169,8 @@ class Files:
             now_ns = self._tier.now()
             apply_attributes(fd, record.attributes)
             os.utime(fd, ns=(record.attributes.atime_ns, now_ns))
-            self._tier.replaced(path, fd)
+            with naming(self._tier, record.ino, fd):
+                self._tier.replaced(path, fd)
             self._came_back(record.ino)
             return self._open_hot(path, flags)
         finally:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tierfs.core.errors import CatalogError
+from tierfs.core.errors import CatalogError, CatalogFull
 from tierfs.core.records import Attributes, HotIno, Ino, Record, Tombstone
 from tierfs.core.residency import Residency
 from tierfs.core.steps import step
@@ -117,6 +117,9 @@ class Catalog:
         try:
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                why = "its disk is full; nothing was changed, make room there"
+                raise CatalogFull(f"the catalog {self._path} cannot be written: {why}") from error
             raise CatalogError(f"the catalog {self._path} cannot be used: {error}") from error
 
     # -- facts ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""Room on the hot tier before it is full: MIRRORED files are released at once, without waiting for the policy.
+
+A write that finds the disk full gets ENOSPC as on any disk, in both I/O modes: hot writes wait for no bucket, and those
+that are passed through never come here. So room is made before: the filesystem is looked at every second. A restore is
+our own write, and waits for the bucket anyway: it makes the room that it needs.
+"""
+
+import logging
+import os
+
+import trio
+
+from tierfs.core.config import Settings
+from tierfs.core.policy import Fill, HotFile, plan_room
+from tierfs.core.quantities import parse_watermark
+from tierfs.core.residency import Residency
+from tierfs.engine.daemon import Daemon
+from tierfs.engine.tier import Tier
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0  # a statvfs costs microseconds
+_LOOKS_AT_ONCE = 200  # files that the loop looks at before it serves others
+#: Where the settings are sizes, which say nothing of the filesystem.
+_NEARLY_FULL, _WITH_ROOM = parse_watermark("95%"), parse_watermark("90%")
+
+
+class Room:
+    """Makes room. Without effect where nothing may be released unasked (auto_archive off, read_only)."""
+
+    def __init__(self, tier: Tier, daemon: Daemon, settings: Settings) -> None:
+        self._tier = tier
+        self._daemon = daemon
+        self._settings = settings
+        self._is_allowed = settings.auto_archive and not settings.read_only
+        high = settings.high_watermark
+        self._marks = (high, settings.low_watermark) if high.is_percent else (_NEARLY_FULL, _WITH_ROOM)
+
+    async def run(self) -> None:
+        """Look every second, until cancelled; where nothing can go, not before the policy has had its turn."""
+        while self._is_allowed:
+            await trio.sleep(_LOOK_S)
+            high, low = self._marks
+            if self._fill().excess_over(high) <= 0:
+                continue
+            if not await self._make(self._fill().excess_over(low), f"the hot tier is above {high}"):
+                await trio.sleep(self._settings.policy_interval.seconds)
+
+    async def make(self, needed_bytes: int) -> bool:
+        """Release until so many bytes are free; whether anything was released."""
+        if not self._is_allowed:
+            return False
+        filesystem = os.fstatvfs(self._tier.hot.root)
+        free = filesystem.f_bavail * filesystem.f_frsize
+        return await self._make(needed_bytes - free, "a restore needs its room")
+
+    async def _make(self, wanted_bytes: int, reason: str) -> bool:
+        actions = plan_room(await self._mirrored(), wanted_bytes, self._tier.now(), reason)
+        before = self._fill().used
+        await self._daemon.release(actions)
+        freed = before - self._fill().used
+        log.info("%s: %d mirrored files were to go, %d bytes are free now", reason, len(actions), max(0, freed))
+        return freed > 0
+
+    async def _mirrored(self) -> list[HotFile]:
+        """What the catalog calls MIRRORED, as it is now."""
+        files = []
+        for index, path in enumerate([one.path for one in self._tier.catalog.records(Residency.MIRRORED)]):
+            if index % _LOOKS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            st = self._tier.hot.lstat_or_none(path)
+            if st:
+                files.append(self._tier.look(path, st))
+        return files
+
+    def _fill(self) -> Fill:
+        filesystem = os.fstatvfs(self._tier.hot.root)
+        used = (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize
+        return Fill(hot=0, used=used, capacity=filesystem.f_blocks * filesystem.f_frsize)
