@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from tierfs.core import steps
+from tierfs.core.errors import CatalogFull
 
 #: Environment variable: the directory with the orders.
 STAGE = "TIERFS_TEST_STAGE"
@@ -35,7 +36,8 @@ Moment = Literal["before", "after"]
 class Order:
     """What to do when a step is reached: `lose` and `keep` are filesystems whose power goes, without and with a sync.
 
-    `touch`, `unlink` and `shorten` are paths; `kill` says which processes of the mount die then.
+    `touch`, `unlink` and `shorten` are paths; with `fails` the effect meets a full catalog; `kill` says which processes
+    of the mount die then.
     """
 
     moment: Moment
@@ -46,6 +48,7 @@ class Order:
     touch: str = ""
     unlink: str = ""
     shorten: str = ""
+    fails: bool = False
 
 
 class Orders:
@@ -138,6 +141,8 @@ def _follow(order: Order) -> None:
             cut_power(order.lose, order.keep)
     if order.kill:
         os.kill(os.getpid(), signal.SIGKILL)
+    if order.fails:
+        raise CatalogFull("the catalog cannot be written: a test wants it so")
 
 
 def _others() -> list[int]:

@@ -206,6 +206,10 @@ def _restores() -> list[Scenario]:
     def cold(scene: Scene) -> None:
         scene.file("f", "cold")
 
+    def prepare_full(scene: Scene) -> None:
+        cold(scene)
+        scene.give(Order("before", "restore.commit", fails=True))
+
     def write(scene: Scene) -> None:
         with scene.at("f").open("r+b", buffering=0) as file:
             file.write(OTHER)
@@ -277,6 +281,12 @@ def _restores() -> list[Scenario]:
                 ("fdatasync in a mirrored file", write_in_place),
                 ("O_DSYNC in a mirrored file", write_durably),
             )
+        ),
+        Scenario(
+            "restore while the catalog is full",
+            prepare_full,
+            lambda scene: scene.move("restore", "f"),
+            ("restore.unname", "restore.abort"),
         ),
         Scenario("restore from another object", cold, restore_wrong_object, ("restore.abort",)),
         Scenario("read a lost file", cold, lose, ("lost.commit",), settle=wait_until_found, sync=_nothing),

@@ -137,19 +137,24 @@ def test_a_hot_tier_that_became_read_only() -> None:
 
 
 def test_a_hot_file_that_cannot_be_read_stays_hot() -> None:
-    """EIO for who reads it; it is not archived. A mirrored one is whole in the bucket: released, it is read again."""
+    """EIO for who reads it; it is not archived. A mirrored one is whole in the bucket: released, it is read again.
+
+    But not one that was written before this mount: only its bytes could tell whether a power cut gave it others.
+    """
     with directory() as home, failing_disk(home / "hot") as disk:
         plan = Plan(home, flags=(*OFTEN, "--pins", "bad"))
-        for name in ("warm", "bad"):
+        for name in ("older", "bad"):
             (plan.hot / name).write_bytes(name.encode() * 300_000)
         with mounted(plan) as mount:
-            wait_until(lambda: mount.residency("warm") == "mirrored")
-            disk.lose(plan.hot / "warm", plan.hot / "bad")
-            assert code_of((mount.path / "bad").read_bytes) == errno.EIO
-            assert code_of((mount.path / "warm").read_bytes) == errno.EIO
-            (outcome,) = mount.settled("archive", "bad")
-            assert (outcome.result, outcome.reason) == ("failed", "Input/output error")
-            assert mount.residency("bad") == "hot"
+            (mount.path / "warm").write_bytes(b"warm" * 300_000)
+            wait_until(lambda: mount.residency("warm") == mount.residency("older") == "mirrored")
+            disk.lose(*(plan.hot / name for name in ("warm", "older", "bad")))
+            for name in ("warm", "older", "bad"):
+                assert code_of((mount.path / name).read_bytes) == errno.EIO
+            for verb, name in (("archive", "bad"), ("release", "older")):
+                (outcome,) = mount.settled(verb, name)  # type: ignore[arg-type]
+                assert (outcome.result, outcome.reason) == ("failed", "Input/output error")
+            assert [mount.residency(name) for name in ("bad", "older")] == ["hot", "mirrored"]
             mount.release("warm")
             assert (mount.path / "warm").read_bytes() == b"warm" * 300_000
             disk.mend()

@@ -40,7 +40,8 @@ def naming(tier: Tier, ino: Ino, fd: Fd) -> Iterator[None]:
         record, made = tier.catalog.get_by_ino(ino), os.fstat(fd)
         st = tier.hot.lstat_or_none(record.path) if record else None
         if record and st and st.st_ino == made.st_ino:
-            tier.hot.unlink(record.path)
+            with step("restore.unname"):
+                tier.hot.unlink(record.path)
             tier.numbers.freed(made)
         raise
 
