@@ -18,7 +18,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,12 @@ import trio
 from tests.fakes import PATIENCE_S, FaultyStore, HeldStore, MemoryStore
 from tierfs.core.config import Settings
 from tierfs.core.records import Fd, Handle, Ino
+from tierfs.core.reports import CheckOrder, Finding
 from tierfs.core.residency import Residency
 from tierfs.engine.archive import Archiver
 from tierfs.engine.arena import Arena
 from tierfs.engine.calls import InThreads
+from tierfs.engine.check import Checker, findings_of
 from tierfs.engine.coldside import ColdSide
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
@@ -41,6 +43,7 @@ from tierfs.engine.numbers import ROOT
 from tierfs.engine.recover import recover
 from tierfs.engine.restore import Restorer
 from tierfs.engine.scan import Scanner
+from tierfs.engine.snapshotter import Snapshotter
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
@@ -53,6 +56,7 @@ from tierfs.stores.hot import HotTier
 
 CHUNK = 4
 PREFIX = "p/"
+_PLAIN = CheckOrder()
 STORE = "s3://bucket/p"
 
 SETTINGS = Settings.of(
@@ -109,11 +113,11 @@ class MortalCatalog(Catalog):
 
     def keep_durable(self) -> None:
         """What is committed now is what a power cut leaves."""
-        fresh = self._path.with_suffix(".fresh")
+        fresh = self.path.with_suffix(".fresh")
         with self._copying:
             with closing(sqlite3.connect(fresh)) as copy:
                 self._db.backup(copy)
-            fresh.replace(self._path.with_suffix(".durable"))
+            fresh.replace(self.path.with_suffix(".durable"))
 
 
 for _name, _method in _mortal(
@@ -288,6 +292,7 @@ class Machine:
         self.sweeper = Sweeper(self.tier, self.cold)
         self.archiver = Archiver(self.tier, self.cold, self.sweeper, CHUNK, concurrency=4)
         self.daemon = Daemon(self.tier, self.archiver, self.sweeper, settings)
+        self.snapshotter = Snapshotter(self.tier, self.cold)
         self.scanner = Scanner(self.tier, self.cold, lambda _path: None)
         self.tree = self.filesystem.tree
         recover(self.tier)
@@ -482,6 +487,10 @@ class Machine:
     async def sweep(self) -> None:
         """Deletions and renames go to the bucket."""
         await self.sweeper.sweep()
+
+    async def check(self, order: CheckOrder = _PLAIN) -> Sequence[Finding]:
+        """What `tierfs check` finds while nothing is mounted."""
+        return await findings_of(Checker(self.tier, self.cold, False, lambda _path: None).run(order))
 
     def residency(self, path: bytes) -> Residency:
         """Where the bytes of a file are believed to be."""

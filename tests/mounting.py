@@ -177,7 +177,7 @@ class Mount:
 
     def check(self) -> list[Finding]:
         """Where catalog, hot directory and bucket disagree."""
-        return list(self.client.check())
+        return [report for report in self.client.check() if isinstance(report, Finding)]
 
     def downloaded(self) -> int:
         """Bytes that came from the store since the mount."""

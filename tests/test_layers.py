@@ -14,14 +14,24 @@ PACKAGE = Path(tierfs.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 #: Rooms from the ground up. mount and admin share a floor and do not know each other; what wires is above.
-FLOORS = {"core": 0, "stores": 1, "engine": 2, "mount": 3, "admin": 3, "cold.py": 3, "worker.py": 4, "cli": 5}
+FLOORS = {
+    "core": 0,
+    "stores": 1,
+    "engine": 2,
+    "mount": 3,
+    "admin": 3,
+    "cold.py": 3,
+    "worker.py": 4,
+    "offline.py": 4,
+    "cli": 5,
+}
 
 #: Libraries that one place alone may know.
 KEEPERS = {
     "boto3": {"stores/s3*.py"},
     "botocore": {"stores/s3*.py"},
     "diskcache": {"stores/cache_database.py"},
-    "sqlite3": {"stores/catalog.py"},
+    "sqlite3": {"stores/catalog*.py"},
     "pyfuse3": {"mount/fuse.py"},
     "click": {"cli/*.py"},
     "rich": {"cli/*.py"},

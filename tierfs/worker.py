@@ -4,8 +4,6 @@ Started by the supervisor with one end of a socket pair; see tierfs.mount.superv
 """
 
 import errno
-import fcntl
-import json
 import logging
 import os
 import resource
@@ -22,25 +20,23 @@ import trio
 from tierfs import __version__
 from tierfs.admin import control, registry
 from tierfs.admin.logs import start_logging
-from tierfs.cold import Configuration, open_side
+from tierfs.cold import Configuration
 from tierfs.core.config import Settings
-from tierfs.core.errors import ConfigError, MountError, TierfsError
+from tierfs.core.errors import CatalogError, ConfigError, MountError, TierfsError
 from tierfs.core.records import Fd
-from tierfs.core.reports import Finding
 from tierfs.engine.archive import Archiver
 from tierfs.engine.arena import Arena
-from tierfs.engine.calls import InThreads
 from tierfs.engine.coldprocess import ColdProcess
-from tierfs.engine.coldside import ColdSide
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
-from tierfs.engine.recover import check, recover
+from tierfs.engine.recover import recover
 from tierfs.engine.restore import Restorer
 from tierfs.engine.room import Room
 from tierfs.engine.scan import SCANNED, Scanner
 from tierfs.engine.service import Engine, Facts, Observations, Operator
+from tierfs.engine.snapshotter import SNAPSHOT, Snapshotter
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Tree
@@ -51,24 +47,13 @@ from tierfs.mount.supervisor import receive_line, send_line
 from tierfs.stores.address import parse_store
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.hot import HotTier, split
+from tierfs.stores.state import StateDirectory
 
 log = logging.getLogger("tierfs")
 
-REQUEST_NAME = "mount.json"
-
 _PROBE_PAUSE_S = 60.0
 _SCAN_PATIENCE_S = 3.0
-_LEAVING_S = 5.0  # for uploads to be given up in good order
-
-
-def lock_state(state: Path, exits: ExitStack) -> None:
-    """Keep every other process out of a state directory. ConfigError when one is there already."""
-    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    exits.callback(os.close, lock)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"the state directory {state} is in use by another mount; choose another --state") from None
+_LEAVING_S = 5.0  # for uploads to be given up in good order, and for a last snapshot
 
 
 class Worker:
@@ -78,11 +63,11 @@ class Worker:
         self.request = request
         self.settings = settings = Settings.model_validate(request["settings"])
         self.address = parse_store(request["source"])
-        state = Path(request["state"])
-        lock_state(state, exits)
+        self.state = StateDirectory(Path(request["state"]), exits)
+        self.state.expect_catalog()
         self.warnings: tuple[str, ...] = ()
         self.store_warnings: tuple[str, ...] = ()
-        self.catalog = Catalog(state / "catalog.sqlite", request["source"])
+        self.catalog = Catalog(self.state.catalog, request["source"])
         exits.callback(self.catalog.close)
         self.hot = HotTier(hot)
         exits.callback(self.hot.close)
@@ -114,9 +99,12 @@ class Worker:
         exits.callback(self.filesystem.close)
         self.sweeper = Sweeper(tier, cold)
         self.archiver = Archiver(tier, cold, self.sweeper, settings.chunk_size, settings.archive_concurrency)
+        self.snapshotter = Snapshotter(tier, cold)
+        self.sweeper.covers = self.snapshotter.covers
         self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
         self.room = Room(tier, self.daemon, settings)
         self.restorer.make_room = self.room.make
+        self.daemon.after_pass = self.snapshotter.after_pass
         self.scanner = Scanner(tier, cold, self._appeared)
 
     def _appeared(self, path: bytes) -> None:
@@ -135,14 +123,25 @@ class Worker:
     async def prepare(self) -> None:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
-        remember(self.request)
+        self.state.remember(self.request)
         changed = recover(self.tier)
         if changed:
             log.info("recovery changed %d records", changed)
         if not self._is_scanned():
+            await self._expect_no_snapshot()
             # A bucket that cannot be listed is an error here; one with many objects is shown bit by bit.
             with trio.move_on_after(_SCAN_PATIENCE_S):
                 await self.scanner.scan()
+
+    async def _expect_no_snapshot(self) -> None:
+        """CatalogError where the bucket knows of a tree that this new catalog does not: snapshots would be replaced."""
+        if self.settings.read_only or self.catalog.fact(SNAPSHOT) or any(self.catalog.records()):
+            return
+        if await self.cold.snapshots(self.tier.prefix):
+            raise CatalogError(
+                f"the state directory {self.state.path} has no catalog, and {self.request['source']} has a snapshot of "
+                f"the tree: `tierfs rebuild` with the same STORE, MOUNTPOINT, --hot and --state gives the tree back"
+            )
 
     def _is_scanned(self) -> bool:
         return self.catalog.fact(SCANNED) is not None
@@ -175,6 +174,7 @@ class Worker:
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._choose_passthrough(fuse_fd, wanted)
+                self.snapshotter.begin()
                 operator = self._operator(adapter)
                 nursery.start_soon(operator.keep_totals)
                 await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
@@ -185,6 +185,11 @@ class Worker:
         finally:
             fuse.stop()
             registry.unregister(self.request["mountpoint"])
+
+    async def leave(self) -> None:
+        """What is done when nobody uses the tree any more."""
+        self.cold_process.end_soon(_LEAVING_S)
+        await self.snapshotter.leave()
 
     async def _serve_fuse(self, fuse_fd: int, everything: trio.CancelScope) -> None:
         await fuse.serve(fuse_fd)
@@ -260,6 +265,7 @@ class Worker:
             restorer=self.restorer,
             daemon=self.daemon,
             settings=self.settings,
+            changed=self._appeared,
         )
         return Operator(engine, facts, lambda: self._observations(adapter))
 
@@ -277,34 +283,6 @@ class Worker:
         )
 
 
-def remember(request: dict[str, Any]) -> None:
-    """Write the request into the state directory, for those who look at it while nothing is mounted."""
-    path = Path(request["state"], REQUEST_NAME)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(request, indent=1))
-    fresh.chmod(0o600)
-    fresh.replace(path)
-
-
-def check_state(state: str) -> tuple[str, list[Finding]]:
-    """The mountpoint of a state directory, and what is wrong there while it is not mounted. TierfsError."""
-    try:
-        request = json.loads(Path(state, REQUEST_NAME).read_text())
-    except (OSError, ValueError):
-        raise ConfigError(f"{state} is not the state directory of a mount") from None
-    with ExitStack() as exits:
-        hot = os.open(request["hot"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        exits.callback(os.close, hot)
-        worker = Worker(request, Fd(hot), exits)
-        side = open_side(worker.cold_configuration(), memoryview(b""))
-        exits.callback(side.close)
-        return request["mountpoint"], trio.run(_check, worker.tier, side)
-
-
-async def _check(tier: Tier, side: ColdSide) -> list[Finding]:
-    return [finding async for finding in check(tier, ColdTier(InThreads(side)), online=False)]
-
-
 async def run(channel: socket.socket) -> None:
     """Talk to the supervisor and serve. TierfsError and OSError before the mount serves are told to it."""
     request, (hot, *_) = receive_line(channel)
@@ -318,6 +296,7 @@ async def run(channel: socket.socket) -> None:
             send_line(channel, {"prepared": True})
             _, (fuse_fd, *_) = receive_line(channel)
             await worker.serve(fuse_fd, lambda: send_line(channel, {"serving": True}))
+            await worker.leave()
             nursery.cancel_scope.cancel()
 
 

@@ -25,7 +25,7 @@ from tierfs.cli.sources import Gathered, gather, read_environment, read_file, sa
 from tierfs.core import errors
 from tierfs.core.config import MountRequest, Settings
 from tierfs.core.errors import ConfigError, MountError, TierfsError
-from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
+from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, Tier
 from tierfs.engine.measures import Measures
 
@@ -63,6 +63,7 @@ class Ledger:
 
     findings: Sequence[Finding] = ()
     planned: Sequence[PlannedAction] = ()
+    order = CheckOrder()
 
     async def status(self) -> dict[str, object]:
         return STATUS
@@ -105,8 +106,13 @@ class Ledger:
     async def plan(self) -> Sequence[PlannedAction]:
         return self.planned
 
-    async def check(self) -> Sequence[Finding]:
-        return self.findings
+    async def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
+        self.order = order
+        if order.is_deep:
+            yield Total(1, 50)
+            yield Outcome(b"a", "done", bytes=50)
+        for finding in self.findings:
+            yield replace(finding, repaired="mended") if order.is_repairing else finding
 
 
 @pytest.fixture
@@ -196,6 +202,10 @@ def test_mount_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         (["umount", "/no/mount"], Exit.NOT_RUNNING, "'/no/mount' is not in a tierfs mount of this host"),
         (["ls", "/no/mount"], Exit.NOT_RUNNING, "'/no/mount' is not in a tierfs mount of this host"),
         (["check"], Exit.USAGE, "name a MOUNTPOINT, or a state directory with --state"),
+        (["check", "/srv/data", "--hot", "/hot"], Exit.USAGE, "--hot goes with --state"),
+        (["check", "--state", "/no/state"], Exit.SETTINGS, "/no/state is not the state directory of a mount"),
+        (["rebuild"], Exit.USAGE, "STORE is missing"),
+        (["rebuild", "s3://bucket", "/no/such"], Exit.MOUNT, "the mountpoint '/no/such' does not exist"),
     ],
 )
 @pytest.mark.usefixtures("runtime")
@@ -338,14 +348,24 @@ def test_plan(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check_exits_7_when_something_disagrees(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "/srv/data") == 0
-    assert capsys.readouterr().out == "catalog, hot directory and bucket agree\n"
+    assert capsys.readouterr().out == "catalog, hot directory, bucket and cache agree\n"
     ledger.findings = [Finding("object-missing", b"a", "the bytes are gone", "bring it back")]
     assert run("check", "/srv/data") == Exit.DISAGREEMENT
-    assert "object-missing  /srv/data/a" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said == "object-missing  /srv/data/a\n    the bytes are gone\n    to do: bring it back\n1 disagreements\n"
     assert run("check", "--state", "/state", "--json") == Exit.DISAGREEMENT
-    assert json.loads(capsys.readouterr().out) == [
-        {"what": "object-missing", "path": "/srv/data/a", "meaning": "the bytes are gone", "remedy": "bring it back"}
-    ]
+    one = {"what": "object-missing", "path": "/srv/data/a", "meaning": "the bytes are gone", "remedy": "bring it back"}
+    assert json.loads(capsys.readouterr().out) == [one | {"repaired": ""}]
+
+
+def test_check_exits_9_when_all_was_repaired(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger.findings = [Finding("object-missing", b"a", "the bytes are gone", "bring it back")]
+    assert run("check", "/srv/data", "--repair", "--deep", "--rate", "1MiB") == Exit.REPAIRED
+    assert ledger.order == CheckOrder(is_deep=True, is_repairing=True, bytes_per_second=1 << 20)
+    said = capsys.readouterr().out
+    assert "    repaired: mended\n1 disagreements, 1 repaired; 1 objects read back\n" in said
+    assert run("check", "/srv/data", "--rate", "fast") == Exit.USAGE
+    assert "'fast' is not a size" in capsys.readouterr().err
 
 
 def test_an_interrupt_during_a_long_move_exits_130_without_a_traceback(ledger: Ledger) -> None:

@@ -48,7 +48,7 @@ def test_attributes_that_do_not_fit_stay_out_of_the_object(world: World) -> None
     from tierfs.core.records import Attributes
 
     attributes = Attributes(stat.S_IFREG | 0o644, 0, 0, 3, 0, 0, 0, ((b"user.long", bytes(2000)),))
-    metadata = metadata_of(attributes, Digest(bytes(32), bytes(4), 3))
+    metadata = metadata_of(attributes, Digest(bytes(32), bytes(4), 3), 5)
     assert "tierfs-xattrs" not in metadata
     assert sum(map(len, [*metadata, *metadata.values()])) < 2048
 

@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from tierfs.admin import registry, wire
 from tierfs.admin.client import Client
 from tierfs.admin.control import listen, serve
 from tierfs.core.errors import ControlError, NotEligible, StoreUnavailable
-from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Total, Verb
+from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, Tier
 from tierfs.engine.measures import Measures
 
@@ -75,8 +76,10 @@ class Ledger:
     async def plan(self) -> Sequence[PlannedAction]:
         return [PlannedAction(b"a", "release", 7, "older than cold_after")]
 
-    async def check(self) -> Sequence[Finding]:
-        return []
+    async def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
+        if order.is_deep:
+            yield Total(1, 5)
+        yield Finding("object-missing", b"a", "gone", "bring it back", "mended" if order.is_repairing else "")
 
 
 @pytest.fixture
@@ -166,7 +169,10 @@ async def test_pins_eviction_plan_and_check(client: Client) -> None:
     assert await in_thread(client.evict, None) == [Outcome(b"all", "done")]
     assert await in_thread(client.evict, [b"x"]) == [Outcome(b"x", "unchanged")]
     assert await in_thread(client.plan) == [PlannedAction(b"a", "release", 7, "older than cold_after")]
-    assert await in_thread(client.check) == []
+    [found] = await in_thread(client.check)
+    assert found == Finding("object-missing", b"a", "gone", "bring it back")
+    order = CheckOrder(is_deep=True, is_repairing=True, bytes_per_second=7)
+    assert await in_thread(client.check, order) == [Total(1, 5), replace(found, repaired="mended")]
 
 
 async def test_an_error_before_the_first_report_has_a_status_and_its_own_class(

@@ -19,7 +19,6 @@ import trio
 from tests.assembly import Died, Machine, World
 from tests.invariants import check_invariants
 from tierfs.core.errors import TierfsError
-from tierfs.engine.recover import check
 from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 Step = Callable[[Machine], Awaitable[object]]
@@ -105,7 +104,7 @@ async def recovered(world: World, run: Run) -> dict[bytes, bytes]:
         await machine.sweep()
         check_invariants(machine)
         assert await picture(machine) == found, f"after {run.effects} and a sweep"
-        assert not [finding async for finding in check(machine.tier, machine.cold, online=False)]
+        assert not await machine.check()
     return found
 
 

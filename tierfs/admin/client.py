@@ -12,11 +12,12 @@ import httpx
 from tierfs.admin import wire
 from tierfs.admin.registry import Mount, short_path, socket_of
 from tierfs.core.errors import ControlError, TierfsError
-from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
+from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
 
 _CONNECT_SECONDS = 5.0
 #: Status is answered from memory; a worker that needs longer is being replaced or is not well.
 _STATUS_SECONDS = 15.0
+_PLAIN_CHECK = CheckOrder()
 
 
 class Client:
@@ -74,9 +75,10 @@ class Client:
         """What the policy would do now."""
         return cast("Generator[PlannedAction, None, None]", self._reports("GET", "plan", None))
 
-    def check(self) -> Generator[Finding, None, None]:
-        """Where catalog, hot directory and bucket disagree."""
-        return cast("Generator[Finding, None, None]", self._reports("GET", "check", None))
+    def check(self, order: CheckOrder = _PLAIN_CHECK) -> Generator[Finding | Total | Outcome, None, None]:
+        """Where catalog, hot directory, bucket and cache disagree; deep: also a total, and an outcome per object."""
+        body = wire.dump(wire.order_to_json(order))
+        return cast("Generator[Finding | Total | Outcome, None, None]", self._reports("POST", "check", body))
 
     def _post(self, name: str, paths: Sequence[bytes] | None, **rest: bool) -> Generator[Report, None, None]:
         body = {"paths": None if paths is None else [os.fsdecode(path) for path in paths], **rest}

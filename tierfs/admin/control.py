@@ -5,7 +5,8 @@
     POST /api/v1/archive|release|restore {paths, recursive}   a total, then one outcome per file
     POST /api/v1/pin|unpin           {paths}              outcomes
     POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
-    GET  /api/v1/plan, /api/v1/check                      planned actions, findings
+    GET  /api/v1/plan                                     planned actions
+    POST /api/v1/check               {deep, repair, bytes_per_second}   findings; deep: a total, an outcome per object
     GET  /metrics                                         the text format of Prometheus (see metrics)
 
 All others answer with JSON lines (see wire). An error before the first line is {"error": {kind, message}} with a
@@ -40,7 +41,7 @@ from starlette.types import Receive, Scope, Send
 from tierfs.admin import metrics, wire
 from tierfs.admin.registry import short_path
 from tierfs.core.errors import ControlError, TierfsError
-from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
+from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
 from tierfs.engine.measures import Measures
 
 _LOG = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class Service(Protocol):
         """What the policy would do now; changes nothing."""
         ...
 
-    async def check(self) -> Sequence[Finding]:
-        """Where catalog, hot directory and bucket disagree; changes nothing."""
+    def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
+        """Where catalog, hot directory, bucket and cache disagree; deep: also a total, and an outcome per object."""
         ...
 
 
@@ -179,7 +180,6 @@ def application(service: Service) -> Starlette:
     routes = [
         Route(f"{wire.API}/status", _answering(_status, service), methods=["GET"]),
         Route(f"{wire.API}/plan", _answering(_plan, service), methods=["GET"]),
-        Route(f"{wire.API}/check", _answering(_check, service), methods=["GET"]),
         Route(wire.METRICS, _answering(_metrics, service), methods=["GET"]),
     ]
     posts: dict[str, _Handler] = {
@@ -190,6 +190,7 @@ def application(service: Service) -> Starlette:
         "pin": _pin,
         "unpin": _unpin,
         "evict": _evict,
+        "check": _check,
     }
     routes += [Route(f"{wire.API}/{name}", _answering(do, service), methods=["POST"]) for name, do in posts.items()]
     return Starlette(routes=routes)
@@ -237,8 +238,9 @@ async def _plan(service: Service, _request: Request) -> Response:
     return _Lines(await service.plan())
 
 
-async def _check(service: Service, _request: Request) -> Response:
-    return _Lines(await service.check())
+async def _check(service: Service, request: Request) -> Response:
+    body = await _body_of(request)
+    return _Lines(service.check(wire.checked_order(body)))
 
 
 def _answering(do: _Handler, service: Service) -> Callable[[Request], Awaitable[Response]]:

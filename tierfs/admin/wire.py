@@ -14,7 +14,7 @@ from typing import Any
 
 from tierfs.core import errors
 from tierfs.core.errors import ControlError, TierfsError
-from tierfs.core.reports import Entry, Finding, Outcome, PlannedAction, Report, Total
+from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total
 from tierfs.core.residency import Residency, Tier
 
 API = "/api/v1"
@@ -104,6 +104,20 @@ def checked_path(value: object) -> bytes:
     if path and is_strange:
         raise ControlError(f"the path {value!r} is not one inside the mount: it is absolute, or has empty or dot parts")
     return path
+
+
+def order_to_json(order: CheckOrder) -> dict[str, object]:
+    """How a check is asked for."""
+    return {"deep": order.is_deep, "repair": order.is_repairing, "bytes_per_second": order.bytes_per_second}
+
+
+def checked_order(body: Mapping[str, object]) -> CheckOrder:
+    """What a request for a check asks for; what it does not say is the least. ControlError."""
+    is_deep, is_repairing = body.get("deep", False), body.get("repair", False)
+    bytes_per_second = body.get("bytes_per_second", 0)
+    if not isinstance(is_deep, bool) or not isinstance(is_repairing, bool) or type(bytes_per_second) is not int:
+        raise ControlError("deep and repair are true or false, bytes_per_second is a number")
+    return CheckOrder(is_deep, is_repairing, bytes_per_second)
 
 
 def _same(value: Any) -> Any:

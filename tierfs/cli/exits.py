@@ -15,6 +15,7 @@ class Exit(IntEnum):
     STORE = 6
     DISAGREEMENT = 7
     CATALOG = 8
+    REPAIRED = 9
     INTERRUPTED = 130
 
 
@@ -26,8 +27,9 @@ MEANINGS = {
     Exit.MOUNT: "the mount could not be made or taken away",
     Exit.NOT_RUNNING: "no such mount, or it does not answer",
     Exit.STORE: "the bucket is missing, refuses or cannot be reached",
-    Exit.DISAGREEMENT: "check found disagreements",
-    Exit.CATALOG: "the catalog is damaged, or of another version",
+    Exit.DISAGREEMENT: "check or rebuild found disagreements, which are left",
+    Exit.CATALOG: "the catalog is missing, damaged, or of another version",
+    Exit.REPAIRED: "check found disagreements, and repaired them all",
     Exit.INTERRUPTED: "interrupted; what was done stays done",
 }
 

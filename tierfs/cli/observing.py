@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: status, metrics, ls, plan, check."""
+"""The commands that look and change nothing: status, metrics, ls, plan."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tierfs.cli import rendering
 from tierfs.cli.exits import Exit
 from tierfs.cli.targets import group_by_mount
 from tierfs.core.errors import ControlError
-from tierfs.core.reports import Entry, Finding, Outcome
+from tierfs.core.reports import Entry, Outcome
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON; the schema is described above.")
 
@@ -208,60 +208,3 @@ def plan(mountpoint: str, as_json: bool) -> int:
     if not count:
         click.echo("nothing to do")
     return Exit.OK
-
-
-@click.command()
-@click.argument("mountpoint", required=False)
-@click.option("--state", metavar="DIR", help="State directory of a mount that is not running.")
-@_JSON
-def check(mountpoint: str | None, state: str | None, as_json: bool) -> int:
-    """Compare catalog, hot directory and bucket; change nothing.
-
-    \b
-    tierfs check /srv/data
-    tierfs check --state /var/lib/tierfs/srv-data    with the mount stopped
-
-    Every disagreement is said with what it means and what to do; the exit code is then 7.
-
-    With --json: one array of {what, path, meaning, remedy}.
-    """
-    if (mountpoint is None) == (state is None):
-        raise click.UsageError("name a MOUNTPOINT, or a state directory with --state", click.get_current_context())
-    root, findings = _check_mount(mountpoint) if mountpoint is not None else _check_state(str(state))
-    if as_json:
-        count = rendering.print_json_array(_finding_json(finding, root) for finding in findings)
-        return Exit.DISAGREEMENT if count else Exit.OK
-    count = 0
-    for finding in findings:
-        count += 1
-        name = rendering.shown_path(rendering.shown_absolute(root, finding.path))
-        click.echo(f"{finding.what}  {name}\n    {finding.meaning}\n    to do: {finding.remedy}")
-    click.echo(f"{count} disagreements" if count else "catalog, hot directory and bucket agree")
-    return Exit.DISAGREEMENT if count else Exit.OK
-
-
-def _check_mount(mountpoint: str) -> tuple[str, Iterator[Finding]]:
-    mount = registry.find_mountpoint(mountpoint)
-    return mount.mountpoint, Client.of(mount).check()
-
-
-def _check_state(state: str) -> tuple[str, Iterator[Finding]]:
-    """Through the running mount that has this state directory, if there is one: a catalog has one writer."""
-    directory = os.path.realpath(state)
-    for mount in registry.mounts():
-        if mount.state_directory == directory and mount.is_alive:
-            return mount.mountpoint, Client.of(mount).check()
-    # Imported when needed: it brings the whole engine.
-    from tierfs.worker import check_state
-
-    mountpoint, findings = check_state(directory)
-    return mountpoint, iter(findings)
-
-
-def _finding_json(finding: Finding, root: str) -> dict[str, object]:
-    return {
-        "what": finding.what,
-        "path": rendering.shown_absolute(root, finding.path),
-        "meaning": finding.meaning,
-        "remedy": finding.remedy,
-    }

@@ -1,7 +1,7 @@
 """Long work as it goes: a progress bar on a terminal, plain lines in a pipe."""
 
-from collections.abc import Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 
 import click
 
@@ -45,6 +45,33 @@ def follow(
             _follow_on_terminal(mountpoint, reports, tally)
         else:
             _follow_in_pipe(mountpoint, reports, tally)
+
+
+class Meter:
+    """How far work is, on a terminal; in a pipe nothing is shown."""
+
+    def __init__(self, show: Callable[[str, int, int | None], None]) -> None:
+        self.show = show
+
+
+@contextmanager
+def metering() -> Iterator[Meter]:
+    """A meter that is gone after the block. What is printed in the block appears above it."""
+    if not is_terminal():
+        yield Meter(lambda _what, _done, _total: None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(what: str, done: int, total: int | None) -> None:
+            count = f"{done} of {total}" if total is not None else f"{done}" if done else ""
+            progress.update(task, description=f"{what} {count}".rstrip(), completed=done, total=total)
+
+        yield Meter(show)
 
 
 def _follow_in_pipe(mountpoint: str, reports: Iterable[Report], tally: Tally) -> None:

@@ -123,6 +123,10 @@ class Settings(BaseModel):
     warm_after: Age = _setting(parse_age("1d"), "Archive a file that did not change for so long.")
     cold_after: Age = _setting(parse_age("7d"), "Release the hot bytes of a file that did not change for so long.")
     policy_interval: Deadline = _setting(parse_age("60s"), "Time between two passes of the policy.")
+    snapshot_interval: Age = _setting(
+        parse_age("10m"),
+        "Shortest time between two snapshots of the tree in the bucket, for `tierfs rebuild`; 0s: none are taken.",
+    )
     settle: Age = _setting(
         parse_age("30s"), "Leave a file alone whose content or attributes changed less than this ago."
     )

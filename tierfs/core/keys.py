@@ -51,6 +51,11 @@ def is_reserved(prefix: str, key: str) -> bool:
     return key.startswith(f"{prefix}{RESERVED}/")
 
 
+def is_path(path: bytes) -> bool:
+    """Whether a file of the tree can have this path: it leads nowhere else."""
+    return _why_not(path) is None
+
+
 def path_of(prefix: str, key: str) -> Named | Unnameable:
     """The path that the object `key` has in the tree.
 

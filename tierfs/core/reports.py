@@ -63,12 +63,28 @@ class PlannedAction:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A disagreement between catalog, hot directory and bucket: what it means, and what to do about it."""
+    """A disagreement between catalog, hot directory, bucket and cache: what it means, and what to do about it.
+
+    `repaired` is what was done about it; empty when nothing was.
+    """
 
     what: str
     path: bytes
     meaning: str
     remedy: str
+    repaired: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOrder:
+    """How a check is to be made: reading every object back (`is_deep`), repairing what can be repaired safely.
+
+    `bytes_per_second` is the most that is read from the store for it, 0 for no limit.
+    """
+
+    is_deep: bool = False
+    is_repairing: bool = False
+    bytes_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 from tierfs.core.errors import StoreUnavailable
@@ -18,9 +20,10 @@ from tierfs.core.extents import Item, runs
 from tierfs.core.records import Attributes, Fd, ObjectRef
 from tierfs.core.reports import StoreHealth
 from tierfs.core.steps import step
-from tierfs.engine import transfer, upload
+from tierfs.engine import scrub, snapshot, transfer, upload
 from tierfs.engine.arena import Place
 from tierfs.stores.cache import CacheCounters, ChunkCache
+from tierfs.stores.catalog_view import CatalogView
 from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
 
 _LISTED_AT_ONCE = 1000
@@ -69,6 +72,7 @@ class ColdSide:
         self._listings: dict[int, Iterator[ObjectInfo]] = {}
         self._numbers = count(os.getpid() << 32)  # never one of a process before
         self._began_ns = time.monotonic_ns()
+        self._throttle = scrub.Throttle()
 
     # -- chunks --------------------------------------------------------------------------------------------------
 
@@ -166,6 +170,36 @@ class ColdSide:
     def probe(self, job: Job) -> tuple[str, ...]:
         """See ColdStore."""
         return self._store.probe()
+
+    # -- snapshots, and what check asks ---------------------------------------------------------------------------
+
+    def take_snapshot(self, job: Job, root: Fd, order: snapshot.Order) -> snapshot.Taken:
+        """Put a snapshot of the tree whose hot directory is `root` into the bucket. See snapshot.take."""
+        return snapshot.take(self._store, root, order, job.stop)
+
+    def snapshots(self, job: Job, prefix: str) -> list[ObjectInfo]:
+        """The snapshots in the bucket, the newest first."""
+        return snapshot.newest_first(self._store, prefix)
+
+    def download(self, job: Job, target: Fd, key: str) -> None:
+        """Bring an object into an open, empty file."""
+        snapshot.download(self._store, key, target)
+
+    def verify(self, job: Job, ref: ObjectRef, bytes_per_second: int) -> None:
+        """Read an object back and compare it with its record, at no more than so many bytes per second in all."""
+        scrub.verify(self._store, ref, lambda size: self._throttle.spend(size, bytes_per_second, job.stop), job.stop)
+
+    def inspect_catalog(self, job: Job, path: Path) -> list[str]:
+        """What SQLite finds wrong with the catalog. CatalogError when it cannot even be opened."""
+        with closing(CatalogView(path)) as view:
+            return view.check_integrity()
+
+    def inspect_cache(self, job: Job, is_deep: bool, is_repaired: bool) -> int:
+        """How many chunks of the cache are not what they should be; they are dropped if that is wanted."""
+        damaged = self._cache.damaged(is_deep)
+        if is_repaired:
+            self._cache.drop(damaged)
+        return len(damaged)
 
     def close(self) -> None:
         """Close store and cache."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import outcome
@@ -13,6 +14,7 @@ from tierfs.core.records import Attributes, Fd, ObjectRef
 from tierfs.engine.arena import Slot
 from tierfs.engine.calls import Call, Calls
 from tierfs.engine.coldside import ColdNumbers
+from tierfs.engine.snapshot import Order, Taken
 from tierfs.stores.cold import ObjectInfo
 
 #: Told that one chunk is in its slot, verified; answers whether the others are still wanted.
@@ -68,6 +70,32 @@ class ColdTier:
     async def probe(self) -> tuple[str, ...]:
         """The self-test of the store: in sentences, what it cannot do."""
         return cast(tuple[str, ...], await self._run("probe"))
+
+    # -- snapshots, and what check asks --------------------------------------------------------------------------
+
+    async def take_snapshot(self, root: Fd, order: Order) -> Taken:
+        """Put a snapshot of the tree whose hot directory is `root` into the bucket. CatalogError, OSError."""
+        return cast(Taken, await self._calls.run(Call("take_snapshot", order, fd=root)))
+
+    async def snapshots(self, prefix: str) -> list[ObjectInfo]:
+        """The snapshots in the bucket, the newest first."""
+        return cast(list[ObjectInfo], await self._run("snapshots", prefix))
+
+    async def download(self, target: Fd, key: str) -> None:
+        """Bring an object into an open, empty file. OSError."""
+        await self._calls.run(Call("download", key, fd=target))
+
+    async def verify(self, ref: ObjectRef, bytes_per_second: int) -> None:
+        """Read an object back and compare it with its record. IntegrityError when it is not what was archived."""
+        await self._run("verify", ref, bytes_per_second)
+
+    async def inspect_catalog(self, path: Path) -> list[str]:
+        """What SQLite finds wrong with the catalog. CatalogError."""
+        return cast(list[str], await self._run("inspect_catalog", path))
+
+    async def inspect_cache(self, *, is_deep: bool, is_repaired: bool) -> int:
+        """How many chunks of the cache are damaged; they are dropped if that is wanted."""
+        return cast(int, await self._run("inspect_cache", is_deep, is_repaired))
 
     # -- chunks --------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class Daemon:
         self._sweeper = sweeper
         self._settings = settings
         self.passes = Passes()
+        #: What is done after a pass, whatever became of it.
+        self.after_pass: Callable[[], Awaitable[None]] = _nothing
 
     async def run(self) -> None:
         """A pass now and after every interval, until cancelled."""
@@ -57,6 +59,7 @@ class Daemon:
                 await self.run_pass()
             except (TierfsError, OSError) as error:
                 log.warning("the policy pass failed: %s", error)
+            await self.after_pass()
             self.passes.next_ns = self._tier.now() + self._settings.policy_interval
             await trio.sleep(self._settings.policy_interval.seconds)
 
@@ -146,6 +149,10 @@ class Daemon:
         self._tier.failures[action.path] = (failures, next_try_ns(failures, self._tier.now()), str(error))
         self.passes.failed += 1
         log.warning("cannot %s %s (try %d): %s", action.verb, os.fsdecode(action.path), failures, error)
+
+
+async def _nothing() -> None:
+    """Nothing is done after a pass."""
 
 
 def walk(hot: HotTier, directory: bytes) -> Iterator[tuple[bytes, os.stat_result]]:

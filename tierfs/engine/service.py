@@ -5,7 +5,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -15,14 +15,14 @@ from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.histogram import Histogram
 from tierfs.core.policy import why_not_archived, why_not_released
 from tierfs.core.records import Record, why_lost
-from tierfs.core.reports import Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
+from tierfs.core.reports import CheckOrder, Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
+from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.measures import Measures, Odometer
-from tierfs.engine.recover import check
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
@@ -72,6 +72,8 @@ class Engine:
     restorer: Restorer
     daemon: Daemon
     settings: Settings
+    #: Told each path that changed without an application's doing.
+    changed: Callable[[bytes], None] = lambda _path: None
 
 
 class Operator:
@@ -374,9 +376,9 @@ class Operator:
         actions = await self._engine.daemon.plan()
         return [PlannedAction(a.path, a.verb.value, a.size, a.reason) for a in actions]
 
-    async def check(self) -> Sequence[Finding]:
-        """Where catalog, hot directory and bucket disagree; changes nothing."""
-        return [finding async for finding in check(self._engine.tier, self._engine.cold, online=True)]
+    def check(self, order: CheckOrder) -> AsyncGenerator[Finding | Total | Outcome, None]:
+        """Where catalog, hot directory, bucket and cache disagree. See Checker."""
+        return Checker(self._engine.tier, self._engine.cold, True, self._engine.changed).run(order)
 
 
 def _kind(mode: int) -> Kind:

@@ -1,13 +1,14 @@
 """What the bucket still owes to the tree: objects to delete, objects to move to the key of their file's new name.
 
 Both are facts in the catalog and are carried out until the bucket has done them; it may be down meanwhile. An object is
-deleted only after the catalog that gave it up is durable, and never while a handle reads it or an archive writes it. An
-object is moved by a copy, whose key is a tombstone until the commit that names it: a crash leaves nothing behind.
+deleted only after the catalog that gave it up is durable and the newest snapshot does not name it any more, and never
+while a handle reads it or an archive writes it. An object is moved by a copy, whose key is a tombstone until the commit
+that names it: a crash leaves nothing behind.
 """
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from enum import Enum, auto
@@ -17,7 +18,7 @@ import trio
 
 from tierfs.core.errors import BucketMissing, ObjectMissing, StoreError, StoreUnavailable, TierfsError
 from tierfs.core.keys import RESERVED, key_of
-from tierfs.core.records import ObjectRef, Record
+from tierfs.core.records import ObjectRef, Record, Tombstone
 from tierfs.core.residency import Residency
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
@@ -52,6 +53,8 @@ class Sweeper:
         self._used: dict[str, trio.Event] = {}
         self._lock = trio.Lock()  # one sweep at a time
         self._troubled: set[str] = set()  # keys that failed, which go last: the sweep ends where the bucket seems down
+        #: Whether an object may be deleted or overwritten, as far as snapshots go.
+        self.covers: Callable[[Tombstone], bool] = lambda _tombstone: True
 
     @asynccontextmanager
     async def using(self, key: str) -> AsyncIterator[None]:
@@ -83,7 +86,8 @@ class Sweeper:
     # -- deletions -----------------------------------------------------------------------------------------------
 
     async def _delete_all(self) -> list[TierfsError]:
-        keys = sorted((one.key for one in self._catalog.tombstones()), key=self._troubled.__contains__)
+        keys = [tombstone.key for tombstone in self._catalog.tombstones() if self.covers(tombstone)]
+        keys.sort(key=self._troubled.__contains__)
         failures: list[TierfsError] = []
         limit = trio.CapacityLimiter(_DELETES_AT_ONCE)
 
@@ -171,8 +175,8 @@ class Sweeper:
             return _Place.BUSY, wanted
         if wanted == stored.key:
             return _Place.REACHED, wanted
-        holder = self._catalog.get_by_key(wanted)
-        if in_use[wanted] or wanted in self._used:
+        holder, buried = self._catalog.get_by_key(wanted), self._catalog.tombstone(wanted)
+        if in_use[wanted] or wanted in self._used or (buried and not self.covers(buried)):
             return _Place.BUSY, wanted
         if holder and holder.residency is not Residency.HOT:
             return (_Place.AWAITED if holder.path in waiting else _Place.BUSY), wanted

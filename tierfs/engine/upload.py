@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import threading
+import time
 from base64 import b64encode
 from dataclasses import dataclass
 
@@ -74,9 +75,10 @@ def upload(
     store: ColdStore, fd: Fd, key: str, attributes: Attributes, chunk_size: int, stop: threading.Event
 ) -> ObjectRef:
     """Make the bytes of an open file an object, and verify it. NotEligible when they change or `stop` is set."""
+    began_ns = time.time_ns()
     digest = digest_of(fd, attributes.size, chunk_size, stop)
     source = Upload(fd, digest, chunk_size, stop)
-    info = store.put(key, source, metadata_of(attributes, digest), source.progress)
+    info = store.put(key, source, metadata_of(attributes, digest, began_ns), source.progress)
     return ObjectRef(key, info.etag, info.size, info.version_id, chunk_size, digest.sha256, digest.crcs)
 
 
@@ -100,8 +102,12 @@ def sha256_of(fd: Fd, size: int, stop: threading.Event) -> bytes:
     return digest_of(fd, size, _BLOCK, stop).sha256
 
 
-def metadata_of(attributes: Attributes, digest: Digest) -> dict[str, str]:
-    """The user metadata of an object: enough to give the file back without a catalog; xattrs only where they fit."""
+def metadata_of(attributes: Attributes, digest: Digest, began_ns: int) -> dict[str, str]:
+    """The user metadata of an object: enough to give the file back without a catalog.
+
+    `began_ns` is when the archive began, by the clock of this host. Extended attributes are there where they fit, else
+    that there are some.
+    """
     metadata = {
         "tierfs-format": FORMAT,
         "tierfs-mode": f"{stat.S_IMODE(attributes.mode):o}",
@@ -110,12 +116,15 @@ def metadata_of(attributes: Attributes, digest: Digest) -> dict[str, str]:
         "tierfs-mtime-ns": str(attributes.mtime_ns),
         "tierfs-size": str(attributes.size),
         "tierfs-sha256": digest.sha256.hex(),
+        "tierfs-archived-ns": str(began_ns),
     }
     if attributes.xattrs:
         pairs = [[b64encode(name).decode(), b64encode(value).decode()] for name, value in attributes.xattrs]
         packed = json.dumps(pairs, separators=(",", ":"))
         if sum(map(len, [*metadata, *metadata.values()])) + len(packed) < _LONGEST_METADATA:
             metadata["tierfs-xattrs"] = packed
+        else:
+            metadata["tierfs-xattrs-omitted"] = str(len(attributes.xattrs))
     return metadata
 
 

@@ -20,6 +20,7 @@ from tierfs.stores.cache_database import DATABASE_FILES, JOURNAL_BYTES, CacheDat
 from tierfs.stores.chunkfile import (
     SHELVES,
     chunk_key,
+    has_size,
     key_prefix,
     new_name,
     object_digest,
@@ -162,7 +163,33 @@ class ChunkCache:
         """Drop everything; returns how many chunks there were."""
         return self._evict(lambda database: int(database.clear()))
 
+    def damaged(self, is_deep: bool) -> list[str]:
+        """The names of chunks whose files are gone or too short; `is_deep`: or hold other bytes than were kept."""
+        found: list[str] = []
+        with self._tolerating("read"):
+            for key, size in self._database.sizes() if self._database is not None else ():
+                if self._is_damaged(key, size, is_deep):
+                    found.append(key)
+        return found
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Drop chunks by their names: always harmless."""
+        with self._tolerating("write"):
+            for key in keys:
+                if self._database is not None:
+                    self._database.delete(key)
+
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _is_damaged(self, key: str, size: int, is_deep: bool) -> bool:
+        path = self._database.path_of(key) if self._database is not None else None
+        if self._database is None or path is None:
+            return False  # evicted a moment ago
+        try:
+            is_whole = read_chunk(path, key, None, memoryview(bytearray(size))) if is_deep else has_size(path, size)
+        except OSError:
+            is_whole = False
+        return not is_whole and self._database.path_of(key) == path
 
     def _open(self) -> CacheDatabase:
         os.makedirs(self.directory, 0o700, exist_ok=True)

@@ -90,6 +90,11 @@ class CacheDatabase(diskcache.Cache):  # type: ignore[misc]  # diskcache has no 
             for key in keys:
                 sql("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", (time.time(), key))
 
+    def sizes(self) -> list[tuple[str, int]]:
+        """Every chunk's name, and how many bytes it has."""
+        rows: list[tuple[str, int]] = self._sql("SELECT key, size FROM Cache WHERE raw = 1").fetchall()
+        return rows
+
     def bytes_tagged(self, tag: str) -> int:
         """The sum of the bytes of the chunks that carry `tag`."""
         ((total,),) = self._sql("SELECT COALESCE(SUM(size), 0) FROM Cache WHERE tag = ?", (tag,)).fetchall()

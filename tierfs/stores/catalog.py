@@ -29,6 +29,7 @@ from tierfs.stores.catalog_rows import (
     record_of,
     renamed,
     row_of,
+    why_failed,
 )
 
 VERSION = 1
@@ -44,18 +45,19 @@ class Catalog:
 
     def __init__(self, path: Path, store: str) -> None:
         """Open, or make, the catalog of the tree that is archived in `store` (its URL)."""
-        self._path = path
+        self.path = path
+        self._log = -1
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
             try:
                 self._log = self._open(store)
+                self._directories = self._count_directories()
+                self._inos = self._mark_inos()
             except BaseException:
-                self._db.close()
+                self._close()
                 raise
         except sqlite3.DatabaseError as error:
-            raise CatalogError(f"the catalog {path} cannot be opened: {error}") from error
-        self._directories = self._count_directories()
-        self._inos = self._mark_inos()
+            raise CatalogError(f"the catalog {path} cannot be opened: {why_failed(error)}") from error
         #: Called before a directory that had no records gets one.
         self.on_first_record: Callable[[], None] = lambda: None
 
@@ -65,12 +67,16 @@ class Catalog:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA wal_autocheckpoint = 4000")
         self._prepare(store)
-        os.chmod(self._path, 0o600)
-        return os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        os.chmod(self.path, 0o600)
+        return os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Checkpoint and close."""
-        os.close(self._log)
+        self._close()
+
+    def _close(self) -> None:
+        if self._log >= 0:
+            os.close(self._log)
         self._db.close()
 
     def sync(self) -> None:
@@ -87,9 +93,9 @@ class Catalog:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         version, known = self.fact("version"), self.fact("store")
         if version != str(VERSION):
-            raise CatalogError(f"the catalog {self._path} has version {version}; this tierfs reads version {VERSION}")
+            raise CatalogError(f"the catalog {self.path} has version {version}; this tierfs reads version {VERSION}")
         if known != store:
-            raise CatalogError(f"the catalog {self._path} belongs to {known}, not to {store}; choose another --state")
+            raise CatalogError(f"the catalog {self.path} belongs to {known}, not to {store}; choose another --state")
 
     def _count_directories(self) -> dict[bytes, int]:
         return dict(self._run("SELECT directory, count(*) FROM records GROUP BY directory"))
@@ -119,8 +125,8 @@ class Catalog:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
                 why = "its disk is full; nothing was changed, make room there"
-                raise CatalogFull(f"the catalog {self._path} cannot be written: {why}") from error
-            raise CatalogError(f"the catalog {self._path} cannot be used: {error}") from error
+                raise CatalogFull(f"the catalog {self.path} cannot be written: {why}") from error
+            raise CatalogError(f"the catalog {self.path} cannot be used: {why_failed(error)}") from error
 
     # -- facts ---------------------------------------------------------------------------------------------------
 
@@ -182,6 +188,15 @@ class Catalog:
         for row in self._run(f"SELECT {COLUMNS} FROM records {where}", (residency,) if residency else ()):
             yield record_of(row)
 
+    def pages(self, size: int = 500) -> Iterator[list[Record]]:
+        """All records in the order of their paths, some at a time; the catalog may change between two of them."""
+        last, order = (b"", b""), f"ORDER BY directory, name LIMIT {size}"
+        while rows := self._run(
+            f"SELECT {COLUMNS} FROM records WHERE (directory, name) > (?, ?) {order}", last
+        ).fetchall():
+            last = rows[-1][:2]
+            yield [record_of(row) for row in rows]
+
     def records_below(self, path: bytes) -> list[Record]:
         """The records of all files below a directory."""
         rows = self._run(f"SELECT {COLUMNS} FROM records WHERE {IS_BELOW}", below(path))
@@ -227,6 +242,12 @@ class Catalog:
         """Insert or replace the record of a path."""
         with self._transaction():
             self._put(record)
+
+    def put_all(self, records: Iterable[Record]) -> None:
+        """Insert or replace many records in one commit."""
+        with self._transaction():
+            for record in records:
+                self._put(record)
 
     def put_and_bury(self, record: Record, key: str, now_ns: int) -> None:
         """Replace the record of a path and, in the same commit, give up an object that it named before."""
@@ -340,9 +361,14 @@ class Catalog:
         """The objects that have yet to be deleted, oldest first."""
         return [Tombstone(*row) for row in self._run("SELECT key, since_ns FROM tombstones ORDER BY since_ns")]
 
+    def tombstone(self, key: str) -> Tombstone | None:
+        """Since when the tree has given this object up, if it has."""
+        row = self._run("SELECT key, since_ns FROM tombstones WHERE key = ?", (key,)).fetchone()
+        return Tombstone(*row) if row else None
+
     def is_buried(self, key: str) -> bool:
         """Whether the tree has given this object up."""
-        return self._run("SELECT 1 FROM tombstones WHERE key = ?", (key,)).fetchone() is not None
+        return self.tombstone(key) is not None
 
     def bury(self, key: str, now_ns: int) -> None:
         """Give an object up: it is deleted later."""

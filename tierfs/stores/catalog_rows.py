@@ -1,6 +1,7 @@
 """The catalog's tables, and the translation between rows and records. SQL is text here; stores.catalog runs it."""
 
 import json
+import sqlite3
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -126,3 +127,14 @@ def record_of(row: tuple[Any, ...]) -> Record:
         misplaced=bool(misplaced),
         restored_ns=restored_ns,
     )
+
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: What makes a catalog anew.
+REBUILD = "`tierfs rebuild STORE MOUNTPOINT --replace-catalog` makes it anew from the bucket and the hot directory"
+
+
+def why_failed(error: sqlite3.Error) -> str:
+    """What SQLite says, and what to do when it says that the file is damaged."""
+    is_damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED  # extended codes are in the higher bits
+    return f"{error}; {REBUILD}" if is_damaged else str(error)

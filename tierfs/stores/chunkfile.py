@@ -108,6 +108,11 @@ def write_chunk(path: str, key: str, data: memoryview, crcs: list[int]) -> None:
         os.close(fd)
 
 
+def has_size(path: str, size: int) -> bool:
+    """Whether the file of a chunk of `size` bytes is as long as it should be. OSError."""
+    return os.stat(path).st_size == _HEADER.size + size
+
+
 def read_chunk(path: str, key: str, crc: int | None, target: memoryview) -> bool:
     """Read a chunk into `target`; False unless it is whole, `key` names it, and its CRC-32 (also `crc`, if given) fits.
 

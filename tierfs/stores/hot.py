@@ -81,6 +81,7 @@ class HotTier:
         self.root = root
         self.device = os.fstat(root).st_dev
         self.is_in_memory = _filesystem_of(root) in _IN_MEMORY
+        self.changes = 0  # of names and attributes, made through this object
         self._directories: OrderedDict[bytes, int] = OrderedDict()
 
     def close(self) -> None:
@@ -160,16 +161,19 @@ class HotTier:
 
     def chmod(self, path: bytes, mode: int) -> None:
         """chmod(2)."""
+        self.changes += 1
         with self.pinned(path) as exact:
             os.chmod(exact, mode)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """lchown(2); -1 leaves an owner as it is."""
+        self.changes += 1
         fd, name = self.at(path)
         os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
 
     def utime(self, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """utimensat(2), not following symlinks."""
+        self.changes += 1
         fd, name = self.at(path)
         os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
 
@@ -193,11 +197,13 @@ class HotTier:
 
     def setxattr(self, path: bytes, attribute: bytes, value: bytes, flags: int = 0) -> None:
         """lsetxattr(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.setxattr(by_fd(fd, name), attribute, value, flags, follow_symlinks=False)
 
     def removexattr(self, path: bytes, attribute: bytes) -> None:
         """lremovexattr(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.removexattr(by_fd(fd, name), attribute, follow_symlinks=False)
 
@@ -239,6 +245,7 @@ class HotTier:
 
     def mkdir(self, path: bytes, mode: int) -> None:
         """mkdir(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.mkdir(name, mode, dir_fd=fd)
 
@@ -253,17 +260,20 @@ class HotTier:
 
     def rmdir(self, path: bytes) -> None:
         """rmdir(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.rmdir(name, dir_fd=fd)
         self.forget(path)
 
     def unlink(self, path: bytes) -> None:
         """unlink(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.unlink(name, dir_fd=fd)
 
     def rename(self, source: bytes, target: bytes, flags: int = 0) -> None:
         """renameat2(2)."""
+        self.changes += 1
         (source_above, source_name), (target_above, target_name) = split(source), split(target)
         source_fd = target_fd = self.directory(source_above)
         if source_above != target_above:
@@ -286,6 +296,7 @@ class HotTier:
 
     def symlink(self, destination: bytes, path: bytes) -> None:
         """symlink(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.symlink(destination, name, dir_fd=fd)
 
@@ -296,6 +307,7 @@ class HotTier:
 
     def mknod(self, path: bytes, mode: int, device: int) -> None:
         """mknod(2)."""
+        self.changes += 1
         fd, name = self.at(path)
         os.mknod(name, mode, device, dir_fd=fd)
 
@@ -303,6 +315,7 @@ class HotTier:
 
     def open(self, path: bytes, flags: int, mode: int = 0) -> Fd:
         """open(2), never following a symlink. ELOOP for one."""
+        self.changes += bool(flags & os.O_CREAT)
         fd, name = self.at(path)
         return Fd(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd))
 
@@ -345,6 +358,7 @@ class HotTier:
             os.close(fd)
 
     def _link_descriptor(self, exact: bytes, target: bytes) -> None:
+        self.changes += 1
         fd, name = self.at(target)
         os.link(exact, name, dst_dir_fd=fd, follow_symlinks=True)
 

@@ -1,0 +1,93 @@
+"""When a snapshot of the tree is taken: after a pass of the policy if something changed, now and then, and at the end.
+
+The cold process makes it, from its own view of the catalog and the hot directory, at half of its speed. Never more
+often than the setting says, and never for more than a small share of the time: a large tree has snapshots less often.
+"""
+
+import logging
+
+import trio
+
+from tierfs import __version__
+from tierfs.core.errors import TierfsError
+from tierfs.core.records import Tombstone
+from tierfs.engine.coldtier import ColdTier
+from tierfs.engine.snapshot import Order, Taken
+from tierfs.engine.tier import Tier
+
+log = logging.getLogger(__name__)
+
+#: The fact that the bucket has a snapshot that this catalog, or the one that it was rebuilt from, has led to.
+SNAPSHOT = "snapshot"
+
+_SHARE = 20  # a snapshot that takes a minute is taken every twenty minutes
+
+
+class Snapshotter:
+    """Takes snapshots of one tree.
+
+    INVARIANT: an object that the newest snapshot names is not deleted by tierfs: covers() says which may go.
+    """
+
+    def __init__(self, tier: Tier, cold: ColdTier) -> None:
+        self._tier = tier
+        self._cold = cold
+        self._interval_s = 0.0 if tier.settings.read_only else tier.settings.snapshot_interval.seconds
+        self._next = 0.0
+        self._seen: tuple[int, int] | None = None
+        self._covered: frozenset[Tombstone] = frozenset()
+        self._lock = trio.Lock()
+        self.last: Taken | None = None
+        self.failure = ""
+
+    def covers(self, tombstone: Tombstone) -> bool:
+        """Whether no snapshot in the bucket needs this object any more.
+
+        While it is still named by the newest one, that would be a snapshot of a file that is lost.
+        """
+        if not self._interval_s or tombstone in self._covered:
+            return True
+        return self._tier.catalog.fact(SNAPSHOT) is None
+
+    def begin(self) -> None:
+        """The mount serves from now on: the first snapshot is an interval away."""
+        self._next = trio.current_time() + self._interval_s
+
+    async def after_pass(self) -> None:
+        """Take a snapshot if it is time, and something has changed; a failure is logged."""
+        if self._interval_s and trio.current_time() >= self._next and self._changes() != self._seen:
+            await self._try(rest=1.0)
+
+    async def leave(self) -> None:
+        """The mount is gone: a last snapshot if anything changed since the one before, as fast as it goes."""
+        if self._interval_s and self._changes() != self._seen:
+            await self._try(rest=0.0)
+
+    async def take(self, rest: float = 0.0) -> Taken:
+        """Take a snapshot now. StoreError, CatalogError, OSError."""
+        tier = self._tier
+        async with self._lock:
+            seen, given_up = self._changes(), frozenset(tier.catalog.tombstones())
+            order = Order(tier.catalog.path, tier.prefix, f"tierfs {__version__}", rest)
+            taken = await self._cold.take_snapshot(tier.hot.root, order)
+            self._covered, self._seen, self.last = given_up, seen, taken
+            if tier.catalog.fact(SNAPSHOT) is None:
+                tier.catalog.state_fact(SNAPSHOT, taken.key)
+        if taken.is_new:
+            log.info("a snapshot of the tree is in the bucket: %s (%d entries)", taken.key, taken.entries)
+        return taken
+
+    async def _try(self, rest: float) -> None:
+        began = trio.current_time()
+        try:
+            await self.take(rest)
+            self.failure = ""
+        except (TierfsError, OSError) as error:
+            if str(error) != self.failure:
+                log.warning("no snapshot of the tree could be taken: %s", error)
+            self.failure = str(error)
+        now = trio.current_time()
+        self._next = now + max(self._interval_s, (now - began) * _SHARE)
+
+    def _changes(self) -> tuple[int, int]:
+        return self._tier.catalog.changes(), self._tier.hot.changes

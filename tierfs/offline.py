@@ -1,0 +1,103 @@
+"""Work on a tree that is not mounted: check, and rebuild. Everything is wired here, in one process."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tierfs.cold import Configuration, open_side
+from tierfs.core.config import Settings
+from tierfs.core.errors import CatalogError, ConfigError
+from tierfs.core.records import Fd
+from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
+from tierfs.engine.calls import InThreads
+from tierfs.engine.check import Checker
+from tierfs.engine.coldtier import ColdTier
+from tierfs.engine.rebuild import Rebuilder, Rebuilt
+from tierfs.engine.tier import Tier
+from tierfs.stores.address import parse_store
+from tierfs.stores.catalog import Catalog
+from tierfs.stores.catalog_view import CatalogView
+from tierfs.stores.hot import HotTier
+from tierfs.stores.state import StateDirectory, request_in
+
+
+def check(state: Path, hot: str | None, order: CheckOrder, tell: Callable[[Finding | Total | Outcome], None]) -> None:
+    """Check a state directory, its hot directory (`hot`: where that is now) and its bucket. TierfsError, OSError."""
+    request = request_in(state) | ({"hot": hot} if hot else {})
+    with ExitStack() as exits:
+        directory = StateDirectory(state, exits)
+        directory.expect_catalog()
+        tier = _open_tier(request, directory.catalog, exits)
+        cold = _open_cold(request, exits, is_known=True)
+
+        async def run() -> None:
+            async for report in Checker(tier, cold, False, lambda _path: None).run(order):
+                tell(report)
+
+        trio.run(run)
+
+
+def mountpoint_of(state: Path) -> str:
+    """Where the mount of a state directory was. ConfigError."""
+    return str(request_in(state)["mountpoint"])
+
+
+def rebuild(
+    request: dict[str, Any], is_replacing: bool, tell: Callable[[Finding], None], progress: Callable[[str, int], None]
+) -> Rebuilt:
+    """Make the catalog of a mount anew; it takes its place when it is complete. TierfsError, OSError.
+
+    ConfigError where there is a catalog already, unless it is to be replaced: then it gets another name.
+    """
+    with ExitStack() as exits:
+        directory = StateDirectory(Path(request["state"]), exits)
+        if not is_replacing and not _is_free(directory):
+            raise ConfigError(
+                f"there is a catalog already: {directory.catalog}; mount, or let --replace-catalog put it aside"
+            )
+        fresh = directory.fresh_catalog()
+        with ExitStack() as parts:
+            tier = _open_tier(request, fresh, parts)
+            cold = _open_cold(request, parts, is_known=False)
+            rebuilt = trio.run(Rebuilder(tier, cold, tell, progress).run, directory.path)
+        directory.put_aside(time.time_ns())
+        directory.publish(fresh)
+        directory.remember(request)
+        return rebuilt
+
+
+def _is_free(directory: StateDirectory) -> bool:
+    """Whether there is no catalog, or one in which nothing was ever written."""
+    if not directory.has_catalog():
+        return True
+    try:
+        view = CatalogView(directory.catalog)
+    except CatalogError:
+        return False
+    try:
+        return next(view.records(), None) is None and next(view.tombstones(), None) is None
+    finally:
+        view.close()
+
+
+def _open_tier(request: dict[str, Any], path: Path, exits: ExitStack) -> Tier:
+    settings = Settings.model_validate(request["settings"])
+    root = os.open(request["hot"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    exits.callback(os.close, root)
+    catalog = Catalog(path, request["source"])
+    exits.callback(catalog.close)
+    hot = HotTier(Fd(root))
+    exits.callback(hot.close)
+    return Tier(hot, catalog, settings, parse_store(request["source"]).prefix, time.time_ns)
+
+
+def _open_cold(request: dict[str, Any], exits: ExitStack, is_known: bool) -> ColdTier:
+    settings = Settings.model_validate(request["settings"])
+    side = open_side(Configuration(request["source"], request["state"], settings, is_known), memoryview(b""))
+    exits.callback(side.close)
+    return ColdTier(InThreads(side))
