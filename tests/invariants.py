@@ -8,12 +8,16 @@ from tests.assembly import PREFIX, Machine
 from tierfs.core.keys import key_of
 from tierfs.core.records import Ino, Record
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Residency
+from tierfs.core.snapshot import snapshots_of
 from tierfs.engine.numbers import ROOT
 from tierfs.stores.hot import identity_of, split
 
 
-def check_invariants(machine: Machine) -> None:
-    """Fail with a sentence where the catalog, the hot directory, the tier or the bucket contradict each other."""
+def check_invariants(machine: Machine, *, snapshots: bool = False) -> None:
+    """Fail with a sentence where the catalog, the hot directory, the tier or the bucket contradict each other.
+
+    `snapshots`: there may be some in the bucket.
+    """
     catalog = machine.catalog
     records = list(catalog.records())
     assert not catalog.check_integrity()
@@ -26,6 +30,7 @@ def check_invariants(machine: Machine) -> None:
     buried = {tombstone.key for tombstone in catalog.tombstones()}
     assert not buried & set(keys), f"an object is named and buried: {buried & set(keys)}"
     bodies = {key for key in machine.world.memory.objects if not key.endswith("/")}  # those are directories of others
+    bodies -= {key for key in bodies if snapshots and key.startswith(snapshots_of(PREFIX))}
     assert bodies <= set(keys) | buried, f"objects that nobody knows: {bodies - set(keys) - buried}"
     counts = catalog._directories
     assert counts == catalog._count_directories(), "the counters of directories are wrong"

@@ -17,7 +17,8 @@ from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
 from tierfs.engine.calls import InThreads
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.rebuild import Rebuilder, Rebuilt
+from tierfs.engine.rebuild import Rebuilder
+from tierfs.engine.reconcile import Rebuilt
 from tierfs.engine.tier import Tier
 from tierfs.stores.address import parse_store
 from tierfs.stores.catalog import Catalog

@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def read(file: IO[bytes], prefix: str) -> Iterator[Header | Entry]:
                 digest.update(line)
                 count += 1
                 yield entry
-    except (OSError, EOFError, ValueError) as error:  # what gzip and zlib raise
+    except (OSError, EOFError, zlib.error) as error:  # what gzip raises
         raise IntegrityError(f"the snapshot is damaged: {error}") from None
     raise IntegrityError("the snapshot has no end")
 
