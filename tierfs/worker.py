@@ -186,6 +186,10 @@ class Worker:
             fuse.stop()
             registry.unregister(self.request["mountpoint"])
 
+    def _snapshot_warnings(self) -> list[str]:
+        failure = self.snapshotter.failure
+        return [f"no snapshot of the tree could be taken: {failure}"] if failure else []
+
     async def leave(self) -> None:
         """What is done when nobody uses the tree any more."""
         self.cold_process.end_soon(_LEAVING_S)
@@ -273,7 +277,7 @@ class Worker:
         modes = self.filesystem.files.modes
         return Observations(
             read_errors=adapter.errors,
-            warnings=[*self.warnings, *self.store_warnings],
+            warnings=[*self.warnings, *self.store_warnings, *self._snapshot_warnings()],
             requests=tap.counts(),
             opens=dict(modes.opens),
             open_files=len(self.filesystem.files),

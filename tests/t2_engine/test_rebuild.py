@@ -289,13 +289,14 @@ async def test_hot_bytes_of_another_disk_win(world: World) -> None:
         assert machine.residency(b"a") is Residency.HOT
 
 
-async def test_a_rebuild_that_fails_is_begun_again(world: World) -> None:
+@pytest.mark.parametrize(("operation", "key"), [("list", PREFIX), ("head", PREFIX + "a")])
+async def test_a_rebuild_that_fails_is_begun_again(world: World, operation: str, key: str) -> None:
     async with world.running() as machine:
         await plant(machine)
         before, attributes = await picture(machine), attributes_of_all(machine)
         await machine.snapshotter.take()
     fresh = without_ssd(world)
-    world.store.fail("list", StoreUnavailable("down"), key=PREFIX, times=1)
+    world.store.fail(operation, StoreUnavailable("down"), key=key, times=1)
     with pytest.raises(StoreUnavailable):
         await rebuild(fresh)
     assert not list(fresh.hot.iterdir()), "the hot directory changes last"

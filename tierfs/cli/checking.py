@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from tierfs.cli.sources import gather
 from tierfs.core.quantities import parse_size
 from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
 from tierfs.mount import launch
+
+if TYPE_CHECKING:
+    from tierfs.engine.reconcile import Rebuilt
 
 _DEFAULT_RATE = "64MiB"
 
@@ -208,17 +212,21 @@ def rebuild(
         rebuilt = offline.rebuild(
             launch.message_of(request), replace_catalog, tell, lambda what, count: meter.show(what, count, None)
         )
-    click.echo(_summary(rebuilt.taken_ns, rebuilt.recorded, rebuilt.names))
-    back = rebuilt.recorded + rebuilt.added - rebuilt.lost
-    click.echo(f"{back} files are back: {rebuilt.newer} newer than that, {rebuilt.added} more; {rebuilt.lost} are lost")
-    click.echo(
-        f"`tierfs mount {request.store_url} {request.mountpoint}` shows them, `tierfs check --deep` reads them all"
-    )
+    click.echo("\n".join(_summary(rebuilt)))
     return Exit.DISAGREEMENT if found else Exit.OK
 
 
-def _summary(taken_ns: int, recorded: int, names: int) -> str:
-    if not taken_ns:
-        return "the bucket has no snapshot: only what the objects say of themselves is known"
-    then = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(taken_ns / 1e9))
-    return f"the snapshot of {then} has {recorded} files; {names} directories, links and the like were made again"
+def _summary(rebuilt: "Rebuilt") -> list[str]:
+    """What it comes to, in lines."""
+    after = "now mount; `tierfs check --deep MOUNTPOINT` reads every object back"
+    if not rebuilt.taken_ns:
+        missing = "the bucket has no snapshot: only what the objects say of themselves is known"
+        return [missing, f"{rebuilt.added} files are back", after]
+    then = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(rebuilt.taken_ns / 1e9))
+    back = rebuilt.recorded + rebuilt.added - rebuilt.lost
+    since = f"{rebuilt.newer} archived again since then, {rebuilt.added} new since then"
+    return [
+        f"the snapshot is of {then}; {rebuilt.names} directories, links and the like were made again",
+        f"{back} files are back ({since}), {rebuilt.lost} are lost",
+        after,
+    ]

@@ -18,6 +18,7 @@ from tierfs.core.errors import (
     NotEligible,
     ObjectChanged,
     ObjectMissing,
+    StoreError,
     StoreUnavailable,
 )
 from tierfs.core.keys import Named, is_reserved, path_of
@@ -230,14 +231,18 @@ class Checker:
         for page in self._catalog.pages(_LOOKS_AT_ONCE):
             needed = [record for record in page if record.residency in _ARCHIVED]
             for start in range(0, len(needed), _READS_AT_ONCE):
-                results: list[_Case | Outcome] = []
+                results: list[_Case | Outcome | StoreError] = []
                 async with trio.open_nursery() as nursery:
                     for record in needed[start : start + _READS_AT_ONCE]:
                         nursery.start_soon(self._read_one, record, order.bytes_per_second, results)
                 for result in results:
+                    if isinstance(result, StoreError):
+                        raise result
                     yield result
 
-    async def _read_one(self, record: Record, bytes_per_second: int, results: list[_Case | Outcome]) -> None:
+    async def _read_one(
+        self, record: Record, bytes_per_second: int, results: list[_Case | Outcome | StoreError]
+    ) -> None:
         stored = self._still(record)
         if stored is None:
             return  # it moves now, and is verified by who moves it
@@ -251,6 +256,9 @@ class Checker:
                 finding = Finding("object-damaged", record.path, str(error), remedy)
                 results.append(_Case(finding, lambda: self._archive_again(record, "damaged")))
                 return
+        except StoreError as error:
+            results.append(error)
+            return
         results.append(Outcome(record.path, "done", bytes=stored.size))
 
     async def _verify(self, stored: ObjectRef, bytes_per_second: int) -> None:

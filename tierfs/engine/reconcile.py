@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from tierfs.core.errors import ObjectMissing
+from tierfs.core.errors import ObjectMissing, StoreError
 from tierfs.core.keys import Named, is_reserved, key_of, path_of
 from tierfs.core.records import Attributes, Ino, ObjectRef, Record, Tombstone
 from tierfs.core.reports import Finding
@@ -72,6 +72,7 @@ class Reconciler:
         self._cold = cold
         self._tell = tell
         self._progress = progress
+        self._failures: list[StoreError] = []
         self._met: set[Ino] = set()  # records whose object was listed
         self._given_up: set[Ino] = set()  # files that tierfs has removed, or archived elsewhere, since the snapshot
         self._others: dict[bytes, _Seen] = {}  # objects whose path belongs to a record with another object
@@ -109,6 +110,8 @@ class Reconciler:
                             continue
                         await limit.acquire_on_behalf_of(info.key)
                         nursery.start_soon(self._ask, info.key, limit)
+                if self._failures:
+                    raise self._failures[0]
                 self._progress("objects in the bucket", count)
 
     def _is_known(self, record: Record, info: ObjectInfo) -> bool:
@@ -121,6 +124,8 @@ class Reconciler:
             self._judge(self._look(await self._cold.head(key)))
         except ObjectMissing:
             pass
+        except StoreError as error:
+            self._failures.append(error)
         finally:
             limit.release_on_behalf_of(key)
 
@@ -180,6 +185,8 @@ class Reconciler:
         """Extended attributes that do not fit into an object's metadata are those of the snapshot, if it has any."""
         if seen.has_all_xattrs:
             return seen.attributes.xattrs
+        if known and seen.archived_ns <= self.rebuilt.taken_ns:
+            return known.attributes.xattrs
         found = "they are those of the snapshot" if known else "the snapshot does not have them"
         meaning = f"its extended attributes did not fit into its object: {found}"
         self._tell(Finding("xattrs-older", path, meaning, "set them again"))
