@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import trio
 
-from tests.assembly import CHUNK, PREFIX, Machine, World
+from tests.assembly import PREFIX, Machine, World
 from tests.invariants import check_invariants
 from tests.t2_engine.hydration import settled
 from tests.t2_engine.test_recover import picture, prepare
-from tierfs.core.errors import NotEligible, ObjectMissing, StoreUnavailable
+from tierfs.core.errors import AccessDenied, NotEligible, ObjectMissing, StoreUnavailable
 from tierfs.core.records import ObjectRef
 from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
 from tierfs.core.residency import Residency
@@ -170,6 +170,16 @@ async def test_wrong_crcs_in_the_catalog_are_found(world: World) -> None:
         assert "CRC-32" in found.meaning
 
 
+async def test_an_object_that_may_not_be_read_does_not_end_a_deep_check(world: World) -> None:
+    async with world.running() as machine:
+        await prepare(machine, b"a", "cold")
+        await prepare(machine, b"b", "cold")
+        rot(world, machine)
+        world.store.fail("get", AccessDenied("the store says no"), key=PREFIX + "b")
+        found = {(finding.what, finding.path) for finding in await machine.check(DEEP)}
+        assert found == {("object-damaged", b"a"), ("object-unreadable", b"b")}
+
+
 async def test_a_store_that_fails_for_a_moment_does_not_end_a_deep_check(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -227,7 +237,7 @@ async def test_damaged_chunks_are_dropped(world: World, how: str, order: CheckOr
             [found] = await machine.check(order)
             assert found.repaired
             assert not await machine.check(order)
-            assert machine.cache.missing(stored(machine, b"a"), CHUNK, range(3)) == [0, 1, 2]
+            assert machine.cache.cached_bytes(stored(machine, b"a")) == 0
             assert await machine.read(b"a") == b"first of a"
 
 

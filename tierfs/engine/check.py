@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from tierfs.core.errors import (
+    BucketMissing,
     IntegrityError,
     NotEligible,
     ObjectChanged,
@@ -256,8 +257,12 @@ class Checker:
                 finding = Finding("object-damaged", record.path, str(error), remedy)
                 results.append(_Case(finding, lambda: self._archive_again(record, "damaged")))
                 return
-        except StoreError as error:
+        except (StoreUnavailable, BucketMissing) as error:
             results.append(error)
+            return
+        except StoreError as error:
+            remedy = "do what the store's message asks for"
+            results.append(_Case(Finding("object-unreadable", record.path, str(error), remedy)))
             return
         results.append(Outcome(record.path, "done", bytes=stored.size))
 

@@ -35,7 +35,7 @@ class Snapshotter:
         self._interval_s = 0.0 if tier.settings.read_only else tier.settings.snapshot_interval.seconds
         self._next = 0.0
         self._seen: tuple[int, int] | None = None
-        self._covered: frozenset[Tombstone] = frozenset()
+        self._covered_ns = 0
         self._lock = trio.Lock()
         self.last: Taken | None = None
         self.failure = ""
@@ -43,9 +43,10 @@ class Snapshotter:
     def covers(self, tombstone: Tombstone) -> bool:
         """Whether no snapshot in the bucket needs this object any more.
 
-        While it is still named by the newest one, that would be a snapshot of a file that is lost.
+        While it is still named by the newest one, that would be a snapshot of a file that is lost. A clock that was
+        set back says nothing until the next snapshot.
         """
-        if not self._interval_s or tombstone in self._covered:
+        if not self._interval_s or tombstone.since_ns < self._covered_ns <= self._tier.now():
             return True
         return self._tier.catalog.fact(SNAPSHOT) is None
 
@@ -67,10 +68,10 @@ class Snapshotter:
         """Take a snapshot now. StoreError, CatalogError, OSError."""
         tier = self._tier
         async with self._lock:
-            seen, given_up = self._changes(), frozenset(tier.catalog.tombstones())
+            seen, began_ns = self._changes(), tier.now()
             order = Order(tier.catalog.path, tier.prefix, f"tierfs {__version__}", rest)
             taken = await self._cold.take_snapshot(tier.hot.root, order)
-            self._covered, self._seen, self.last = given_up, seen, taken
+            self._covered_ns, self._seen, self.last = began_ns, seen, taken
             if tier.catalog.fact(SNAPSHOT) is None:
                 tier.catalog.state_fact(SNAPSHOT, taken.key)
         if taken.is_new:
