@@ -13,7 +13,7 @@ from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
 # primary key. A name is unique in the union: a record with hot bytes describes the hot file of the same path.
 SCHEMA = """
 CREATE TABLE facts (            -- one row per fact about the catalog itself
-    name TEXT PRIMARY KEY,      -- version; store: bucket and prefix that it belongs to; scanned: there was a first scan;
+    name TEXT PRIMARY KEY,      -- version; store: bucket and prefix that it belongs to; scanned: there was a first scan
                                 -- snapshot: the first one that this catalog led to, or was rebuilt from
     value TEXT NOT NULL
 ) WITHOUT ROWID;
