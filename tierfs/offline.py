@@ -66,6 +66,8 @@ def rebuild(
             tier = _open_tier(request, fresh, parts)
             cold = _open_cold(request, parts, is_known=False)
             rebuilt = trio.run(Rebuilder(tier, cold, tell, progress).run, directory.path)
+        if not rebuilt.taken_ns and not rebuilt.added:
+            raise ConfigError(f"{request['source']} has no snapshot and no object: correct STORE, or mount its disk")
         directory.put_aside(time.time_ns())
         directory.publish(fresh)
         directory.remember(request)

@@ -48,9 +48,7 @@ records = st.builds(
     misplaced=st.booleans(),
     restored_ns=numbers,
 )
-hot_names = st.builds(
-    HotName, paths | st.just(b""), numbers, numbers, numbers, numbers, xattrs, st.binary(max_size=9), numbers
-)
+hot_names = st.builds(HotName, paths | st.just(b""), numbers, numbers, numbers, numbers, xattrs, st.binary(max_size=9))
 entries = st.one_of(records, hot_names, st.builds(Pin, paths), st.builds(Tombstone, keys, numbers))
 
 ENTRY = Record(

@@ -293,3 +293,14 @@ def test_check_repairs_a_mount_that_serves() -> None:
         with pytest.raises(OSError, match="Input/output"):
             (mount.path / "cold").read_bytes()
         assert [finding.what for finding in mount.check()] == ["lost"]
+
+
+def test_a_store_that_has_nothing_is_not_believed() -> None:
+    """A disk that is not mounted looks like that."""
+    with directory() as home:
+        plan = Plan(home)
+        plan.make_directories()
+        done = rebuild(plan)
+        assert done.returncode == Exit.SETTINGS, done
+        assert "has no snapshot and no object" in done.stderr
+        assert not (plan.state / "catalog.sqlite").exists()

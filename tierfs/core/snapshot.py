@@ -3,7 +3,7 @@
 A snapshot is gzip'd JSON lines, ASCII (`zcat | jq` reads it):
 
     {"tierfs-snapshot": 1, "by": ..., "taken_ns": ...}        the first line
-    {"name": PATH, ...}       a directory, a symlink, an empty or special file: whatever is in the hot directory only
+    {"name": PATH, ...}       a directory, a symlink, an empty file, a fifo: what is in the hot directory only
     {"pin": PATH}
     {"gone": KEY, ...}        an object that the tree has given up and that may still be in the bucket
     {"file": PATH, ...}       an archived file: its attributes and its object
@@ -46,7 +46,7 @@ class Footer:
 
 @dataclass(frozen=True, slots=True)
 class HotName:
-    """A name whose file is always hot and has no bytes: `target` is a symlink's, `device` a device file's number."""
+    """A name whose file is always hot and has no bytes; `target` is a symlink's."""
 
     path: bytes
     mode: int
@@ -55,7 +55,6 @@ class HotName:
     mtime_ns: int
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     target: bytes = b""
-    device: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +197,12 @@ def _name_to_json(name: HotName) -> dict[str, Any]:
     }
     if name.target:
         fields["target"] = _text(name.target)
-    if name.device:
-        fields["device"] = name.device
     return fields
 
 
 def _name_from_json(fields: dict[str, Any]) -> HotName:
     path = _path(fields["name"]) if fields["name"] else b""  # the root has an entry too
-    return HotName(path, *_attributes_from_json(fields), _bytes(fields.get("target", "")), int(fields.get("device", 0)))
+    return HotName(path, *_attributes_from_json(fields), _bytes(fields.get("target", "")))
 
 
 def _attributes_to_json(

@@ -1,4 +1,4 @@
-"""Names without bytes: directories, symlinks, empty and special files. They are always hot, and no object knows them.
+"""Names without bytes: directories, symlinks, empty files, fifos. They are always hot, and no object knows them.
 
 A snapshot has them all; a rebuild makes those again that are not there. What is there is never touched.
 """
@@ -11,9 +11,12 @@ from functools import partial
 from tierfs.core.snapshot import HotName
 from tierfs.stores.hot import HotTier, join, split
 
+#: No sockets, which are made by those who listen; no device files: who may write to a bucket must not make any here.
+_KINDS = frozenset({stat.S_IFDIR, stat.S_IFLNK, stat.S_IFREG, stat.S_IFIFO})
+
 
 def names(hot: HotTier) -> Iterator[HotName]:
-    """What is in the hot directory and has no bytes: directories, symlinks, empty and special files; no sockets."""
+    """What is in the hot directory and has no bytes: directories, symlinks, empty files, fifos."""
     waiting = [b""]
     while waiting:
         directory = waiting.pop()
@@ -32,14 +35,13 @@ def names(hot: HotTier) -> Iterator[HotName]:
 def _look(hot: HotTier, path: bytes) -> Iterator[HotName]:
     try:
         st = hot.lstat(path)
-        if stat.S_ISSOCK(st.st_mode) or (stat.S_ISREG(st.st_mode) and st.st_size):
+        if stat.S_IFMT(st.st_mode) not in _KINDS or (stat.S_ISREG(st.st_mode) and st.st_size):
             return
         attributes = hot.attributes(path, st)
         target = hot.readlink(path) if stat.S_ISLNK(st.st_mode) else b""
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
-    device = st.st_rdev if stat.S_ISBLK(st.st_mode) or stat.S_ISCHR(st.st_mode) else 0
-    yield HotName(path, st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns, attributes.xattrs, target, device)
+    yield HotName(path, st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns, attributes.xattrs, target)
 
 
 class Planter:
@@ -59,7 +61,7 @@ class Planter:
 
     def plant(self, name: HotName) -> None:
         """Make a name; directories get their attributes by finish(), when nothing is made in them any more."""
-        if not name.path or self._hot.lstat_or_none(name.path) is not None:
+        if not name.path or stat.S_IFMT(name.mode) not in _KINDS or self._hot.lstat_or_none(name.path) is not None:
             return
         try:
             self._make(name)
@@ -89,7 +91,7 @@ class Planter:
         elif stat.S_ISREG(name.mode):
             os.close(self._hot.open(name.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         else:
-            self._hot.mknod(name.path, stat.S_IFMT(name.mode) | 0o600, name.device)
+            self._hot.mknod(name.path, stat.S_IFIFO | 0o600, 0)
 
     def _apply(self, name: HotName) -> None:
         hot, path = self._hot, name.path
