@@ -49,7 +49,7 @@ class Rebuilder:
 
     async def run(self, spool_directory: Path) -> Rebuilt:
         """Rebuild. The hot directory changes last. StoreError, OSError; CatalogError for a snapshot from the future."""
-        with tempfile.TemporaryFile(dir=spool_directory) as spool:
+        with tempfile.TemporaryFile(dir=spool_directory, buffering=0) as spool:
             has_snapshot = await self._fetch_snapshot(spool)
             for entries in _batches(self._read(spool)) if has_snapshot else ():
                 self._load(entries)
