@@ -16,6 +16,7 @@ from tierfs.core.records import Attributes, HotIno, Identity, Ino, ObjectRef, Re
 from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.catalog_rows import Rename, record_of, row_of
+from tierfs.stores.catalog_view import CatalogView
 
 STORE = "s3://bucket/p"
 COLD, HOT, MIRRORED = Residency.COLD, Residency.HOT, Residency.MIRRORED
@@ -240,3 +241,47 @@ def test_it_can_be_read_while_it_is_used(tmp_path: Path) -> None:
         catalog.put(record(b"b", 2))
     reader.close()
     catalog.close()
+
+
+def test_pages_are_all_records_in_order_and_what_is_put_at_once_is_there(catalog: Catalog) -> None:
+    names = [b"%s%d" % (directory, number) for directory in (b"", b"a/", b"a/b/", b"b/") for number in range(5)]
+    catalog.put_all(record(name, ino) for ino, name in enumerate(names, 1))
+    pages = list(catalog.pages(3))
+    assert [len(page) for page in pages] == [3] * 6 + [2]
+    assert [found.path for page in pages for found in page] == sorted(
+        names, key=lambda name: name.rpartition(b"/")[::2]
+    )
+
+
+def test_the_catalog_may_change_between_two_pages(catalog: Catalog) -> None:
+    catalog.put_all(record(b"f%d" % number, number) for number in range(1, 10))
+    met = []
+    for page in catalog.pages(2):
+        for found in page:
+            met.append(found.path)
+            catalog.drop(found.path)
+    assert met == [b"f%d" % number for number in range(1, 10)]
+
+
+def test_a_view_is_the_catalog_of_one_moment(catalog: Catalog) -> None:
+    catalog.put(record(b"a", 1))
+    catalog.bury("k-gone", 5)
+    catalog.change_pins((), [b"a"])
+    view = CatalogView(catalog.path)
+    catalog.put(record(b"b", 2))
+    catalog.remove(b"a", 6)
+    try:
+        assert [found.path for found in view.records()] == [b"a"]
+        assert list(view.tombstones()) == [Tombstone("k-gone", 5)]
+        assert list(view.pins()) == [b"a"]
+        assert view.check_integrity() == []
+    finally:
+        view.close()
+
+
+def test_a_damaged_catalog_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    for make in (lambda: Catalog(path, STORE), lambda: CatalogView(path)):
+        with pytest.raises(CatalogError, match="not a database; `tierfs rebuild"):
+            make()

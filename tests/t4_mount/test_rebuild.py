@@ -195,15 +195,46 @@ def test_snapshots_are_taken_while_the_mount_serves_and_two_stay() -> None:
     with directory() as home, mounted(Plan(home, flags=flags)) as mount:
         snapshots = mount.plan.bucket / ".tierfs" / "snapshots"
         for number in range(4):
-            before = set(snapshots.glob("*")) if snapshots.exists() else set()
             (mount.path / f"d{number}").mkdir()
-            wait_until(lambda before=before: snapshots.exists() and set(snapshots.glob("*")) - before)
+            wait_until(lambda number=number: f'"name":"d{number}"' in newest_of(snapshots))
             wait_until(lambda: len(list(snapshots.glob("*"))) <= 2)
-        newest = max(snapshots.glob("*"))
-        lines = subprocess.run(["zcat", newest], capture_output=True, text=True, check=True).stdout.splitlines()
-        assert '"tierfs-snapshot":1' in lines[0]
-        assert any('"name":"d3"' in line for line in lines)
+        assert newest_of(snapshots).startswith('{"tierfs-snapshot":1')
         assert not mount.check()
+
+
+def newest_of(snapshots: Path) -> str:
+    """The text of the newest snapshot, as zcat shows it; nothing while there is none, or while it is being deleted."""
+    found = sorted(snapshots.glob("*"))
+    done = subprocess.run(["zcat", *found[-1:]], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def test_a_tree_that_is_not_mounted_is_checked_and_repaired() -> None:
+    """Also when its hot directory is elsewhere now."""
+    with directory() as home:
+        plan = Plan(home, flags=CHUNK)
+        with mounted(plan) as mount:
+            for name in ("cold", "warm"):
+                mount.make_cold(mount.path / name, name.encode() * 5000)
+            mount.restore("warm")
+        elsewhere = plan.hot.rename(home / "elsewhere")
+        (elsewhere / "warm").unlink()
+        (plan.bucket / "stranger").write_bytes(b"appeared")
+        where = ("--state", str(plan.state), "--hot", str(elsewhere))
+        found = tierfs(plan, "check", *where)
+        assert found.returncode == Exit.DISAGREEMENT, found
+        assert {line.split()[0] for line in found.stdout.splitlines() if line[0] not in " 2"} == {
+            "hot-missing",
+            "object-unknown",
+        }
+        found = tierfs(plan, "check", "--repair", *where)
+        assert found.returncode == Exit.REPAIRED, found
+        assert tierfs(plan, "check", "--deep", *where).returncode == Exit.OK
+        elsewhere.rename(plan.hot)
+        with mounted(plan) as mount:
+            assert mount.residency("warm") == "cold"
+            assert (mount.path / "warm").read_bytes() == b"warm" * 5000
+            assert (mount.path / "stranger").read_bytes() == b"appeared"
 
 
 DAMAGE = {
