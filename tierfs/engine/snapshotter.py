@@ -36,6 +36,7 @@ class Snapshotter:
         self._next = 0.0
         self._seen: tuple[int, int] | None = None
         self._covered_ns = 0
+        self._has_any = tier.catalog.fact(SNAPSHOT) is not None
         self._lock = trio.Lock()
         self.last: Taken | None = None
         self.failure = ""
@@ -48,7 +49,7 @@ class Snapshotter:
         """
         if not self._interval_s or tombstone.since_ns < self._covered_ns <= self._tier.now():
             return True
-        return self._tier.catalog.fact(SNAPSHOT) is None
+        return not self._has_any
 
     def begin(self) -> None:
         """The mount serves from now on: the first snapshot is an interval away."""
@@ -72,8 +73,9 @@ class Snapshotter:
             order = Order(tier.catalog.path, tier.prefix, f"tierfs {__version__}", rest)
             taken = await self._cold.take_snapshot(tier.hot.root, order)
             self._covered_ns, self._seen, self.last = began_ns, seen, taken
-            if tier.catalog.fact(SNAPSHOT) is None:
+            if not self._has_any:
                 tier.catalog.state_fact(SNAPSHOT, taken.key)
+                self._has_any = True
         if taken.is_new:
             log.info("a snapshot of the tree is in the bucket: %s (%d entries)", taken.key, taken.entries)
         return taken
