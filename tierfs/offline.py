@@ -14,6 +14,7 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import CatalogError, ConfigError
 from tierfs.core.records import Fd
 from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
+from tierfs.core.steps import step
 from tierfs.engine.calls import InThreads
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
@@ -68,8 +69,10 @@ def rebuild(
             rebuilt = trio.run(Rebuilder(tier, cold, tell, progress).run, directory.path)
         if not rebuilt.taken_ns and not rebuilt.added:
             raise ConfigError(f"{request['source']} has no snapshot and no object: correct STORE, or mount its disk")
-        directory.put_aside(time.time_ns())
-        directory.publish(fresh)
+        with step("rebuild.aside"):
+            directory.put_aside(time.time_ns())
+        with step("rebuild.publish"):
+            directory.publish(fresh)
         directory.remember(request)
         return rebuilt
 

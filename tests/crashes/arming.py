@@ -21,7 +21,7 @@ from tierfs.core import steps
 from tierfs.core.errors import CatalogFull
 
 #: Environment variable: the directory with the orders.
-STAGE = "TIERFS_TEST_STAGE"
+STAGE = "STAGE_OF_TIERFS_TESTS"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ARMED = Path(__file__).resolve().parent / "armed"

@@ -12,18 +12,17 @@ from itertools import count
 from pathlib import Path
 
 from tests.crashes.arming import Moment, Order
-from tests.crashes.scenarios import S3, Scenario, scenarios
+from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, WITH_SNAPSHOTS, Scenario, scenarios
 from tests.crashes.scene import Scene, nothing
 from tests.crashes.stage import INTERRUPTED, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
 from tests.crashes.ways import POWER, Way
 from tests.servers import moto
 from tierfs.stores.catalog import Catalog
-from tierfs.worker import check_state
 
 #: Points that one stage goes through, one after the other: its tree grows with each.
 _ON_ONE_STAGE = 32
-_LARGE_ON_ONE_STAGE = 8
+_ON_ONE_STAGE_OF = {S3: 8, FIRST_SNAPSHOT: 1}
 #: Stages at a time: two processors. Each has three loop devices, and a kernel often has no more than eight.
 _AT_ONCE = 2
 _BUCKET = "crashes"
@@ -112,7 +111,7 @@ def run(wanted: Sequence[Point]) -> Iterator[Result]:
     groups: dict[tuple[str, bool], list[Point]] = defaultdict(list)
     for point in wanted:
         groups[point.scenario.theatre, point.way in POWER].append(point)
-    chains = [chain for (theatre, _), group in groups.items() for chain in _cut(group, theatre == S3)]
+    chains = [chain for (theatre, _), group in groups.items() for chain in _cut(group, theatre)]
     with contextlib.ExitStack() as exits:
         theatres = _Theatres(exits, has_server=any(theatre == S3 for theatre, _ in groups))
         pool = exits.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="stage"))
@@ -141,15 +140,16 @@ class _Theatres:
     def of(self, point: Point) -> Theatre:
         """A theatre for a chain that begins with this point."""
         if point.scenario.theatre != S3:
-            return Theatre(point.way in POWER, environment=self._environment)
+            settings = {"snapshot_interval": "1h"} if point.scenario.theatre in WITH_SNAPSHOTS else {}
+            return Theatre(point.way in POWER, environment=self._environment, settings=settings)
         assert self._server is not None
         store = f"s3://{_BUCKET}/{next(self._numbers)}"
-        settings = {"endpoint_url": self._server.endpoint_url, "path_style": True}
-        return Theatre(False, store, self._environment | self._server.environment, settings)
+        of_server = {"endpoint_url": self._server.endpoint_url, "path_style": True}
+        return Theatre(False, store, self._environment | self._server.environment, of_server)
 
 
-def _cut(wanted: Sequence[Point], are_large: bool) -> list[Sequence[Point]]:
-    length = _LARGE_ON_ONE_STAGE if are_large else _ON_ONE_STAGE
+def _cut(wanted: Sequence[Point], theatre: str) -> list[Sequence[Point]]:
+    length = _ON_ONE_STAGE_OF.get(theatre, _ON_ONE_STAGE)
     return [wanted[start : start + length] for start in range(0, len(wanted), length)]
 
 
@@ -280,8 +280,7 @@ def _finish(one: Stage, scenes: Sequence[Scene]) -> None:
             one.start()
             one.stop()
     assert not _is_owed(one)
-    mountpoint, findings = check_state(str(one.plan.state))
-    assert (mountpoint, findings) == (str(one.path), []), findings
+    one.check_unmounted()
     with _catalog(one) as catalog:
         known = {record.object.key for record in catalog.records() if record.object and record.object.etag}
     real = {str(path.relative_to(one.plan.bucket)) for path in _objects(one.plan.bucket)}
@@ -301,11 +300,11 @@ def _catalog(one: Stage) -> contextlib.closing[Catalog]:
 
 
 def _objects(bucket: Path) -> list[Path]:
-    """Without what belongs to the store itself: descriptions, and the object of a self-test that was killed."""
+    """Without what belongs to the store: descriptions, what a self-test that was killed has left, and snapshots."""
     return [
         path
         for path in bucket.rglob("*")
-        if path.is_file() and ".tierfs-store" not in path.parts and not path.name.startswith(".tierfs-self-test-")
+        if path.is_file() and not any(part.startswith(".tierfs") for part in path.relative_to(bucket).parts)
     ]
 
 

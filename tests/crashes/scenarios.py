@@ -24,7 +24,7 @@ from tests.crashes.scene import (
     renamed,
 )
 from tests.crashes.stage import INTERRUPTED
-from tests.crashes.ways import Way
+from tests.crashes.ways import POWER, Way
 from tests.mounting import MountFailed
 from tierfs.stores.hot import RENAME_EXCHANGE, _renameat2
 from tierfs.stores.s3_answers import TransferSizes
@@ -33,6 +33,9 @@ Act = Callable[[Scene], None]
 
 #: The theatre with an S3 server, and the size of a part of an upload to it.
 S3 = "s3"
+#: Theatres with snapshots in the bucket: in the others, objects are deleted without waiting for the next one.
+FIRST_SNAPSHOT, SNAPSHOT = "first snapshot", "snapshot"
+WITH_SNAPSHOTS = (FIRST_SNAPSHOT, SNAPSHOT)
 _PART = TransferSizes().part
 
 
@@ -66,7 +69,7 @@ class Scenario:
 def scenarios() -> list[Scenario]:
     """All of them."""
     usual = [*_archives(), *_releases(), *_restores(), *_names(), *_renames(), *_bucket(), *_recoveries()]
-    return [*usual, *_first_mounts(), *_multiparts()]
+    return [*usual, *_first_mounts(), *_multiparts(), *_snapshots(), *_rebuilds()]
 
 
 # -- archive -----------------------------------------------------------------------------------------------------
@@ -675,3 +678,47 @@ def _multiparts() -> list[Scenario]:
             theatre=theatre,
         ),
     ]
+
+
+# -- snapshots of the tree, and a rebuild from one ---------------------------------------------------------------
+
+
+def _snapshots() -> list[Scenario]:
+    def prepare(scene: Scene) -> None:
+        for name in ("one", "two"):  # each mount leaves a snapshot at its end, and two are kept
+            scene.file(name, "mirrored")
+            _pass_again(scene)
+        scene.file("f", "cold")
+
+    def leave(scene: Scene) -> None:
+        scene.stage.stop()
+
+    def cold(scene: Scene) -> None:
+        scene.file("f", "cold")
+
+    taken, first = ("snapshot.put", "snapshot.forget"), ("snapshot.commit",)
+    ways = (Way.CRASH, *POWER)
+    return [
+        Scenario("a snapshot", prepare, leave, (), taken, ways=ways, theatre=SNAPSHOT),
+        Scenario("the first snapshot", cold, leave, first, ways=ways, theatre=FIRST_SNAPSHOT),
+    ]
+
+
+def _rebuilds() -> list[Scenario]:
+    def prepare(scene: Scene) -> None:
+        scene.file("f", "cold")
+        scene.file("g", "mirrored", OTHER)
+        scene.directory("d")
+        for name in ("f", "g"):
+            changed(name, ino=None)(scene.tree)  # no snapshot has numbers
+
+    def rebuild(scene: Scene) -> None:
+        scene.stage.stop()
+        scene.stage.sync()
+        if not scene.stage.rebuild():
+            scene.stage.replug()
+            assert scene.stage.rebuild()
+
+    steps = ("rebuild.names", "rebuild.aside", "rebuild.publish")
+    ways = (Way.CRASH, Way.POWER)
+    return [Scenario("rebuild", prepare, rebuild, steps, ways=ways, theatre=SNAPSHOT)]

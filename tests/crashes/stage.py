@@ -23,7 +23,13 @@ CHUNK_SIZE = 4096
 #: How long, in seconds, something may take on a busy machine before the test fails.
 PATIENCE_S = 60.0
 _PAUSE_S = 0.003
-_SETTINGS = {"chunk_size": CHUNK_SIZE, "auto_archive": False, "policy_interval": "1h", "cold_timeout": "20s"}
+_SETTINGS = {
+    "chunk_size": CHUNK_SIZE,
+    "auto_archive": False,
+    "policy_interval": "1h",
+    "cold_timeout": "20s",
+    "snapshot_interval": "0s",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,25 @@ class Stage:
         """Unmount, and wait until all is gone."""
         kernel.unmount(str(self.path))
         self._wait_gone()
+
+    def rebuild(self) -> bool:
+        """Have a catalog made from the bucket and the hot directory; whether that ended by itself."""
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._theatre.settings.items()]
+        where = (f"file://{self.plan.bucket}", str(self.plan.mountpoint))
+        tiers = ("--hot", str(self.plan.hot), "--state", str(self.plan.state), "--replace-catalog")
+        return self._run("rebuild", *where, *tiers, "--no-auto-archive", *flags) == 0
+
+    def check_unmounted(self) -> None:
+        """Nothing disagrees, and every object reads back."""
+        assert self._run("check", "--deep", "--rate", "0", "--state", str(self.plan.state)) == 0
+
+    def _run(self, *arguments: str) -> int:
+        command = [sys.executable, "-m", "tierfs", *arguments]
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
+        return done.returncode
 
     def kill(self) -> None:
         """kill -9 of every process of the mount, from outside."""

@@ -20,6 +20,7 @@ from tierfs.core.records import Fd, Identity, Record, Tombstone
 from tierfs.core.reports import Finding
 from tierfs.core.residency import Residency
 from tierfs.core.snapshot import Entry, Header, HotName, Pin
+from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.hotnames import Planter
 from tierfs.engine.reconcile import Rebuilt, Reconciler
@@ -54,7 +55,8 @@ class Rebuilder:
             for entries in _batches(self._read(spool)) if has_snapshot else ():
                 self._load(entries)
             await self._reconciler.run()
-            self._show(lambda: self._read(spool) if has_snapshot else iter(()))
+            with step("rebuild.names"):
+                self._show(lambda: self._read(spool) if has_snapshot else iter(()))
         self._catalog.state_fact(SCANNED, "yes")
         self._catalog.sync()
         return self._rebuilt

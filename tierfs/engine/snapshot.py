@@ -37,6 +37,7 @@ from tierfs.core.snapshot import (
     snapshots_of,
     taken_at,
 )
+from tierfs.core.steps import step
 from tierfs.engine.hotnames import names
 from tierfs.stores.catalog_view import CatalogView
 from tierfs.stores.cold import ColdStore, ObjectInfo
@@ -98,10 +99,12 @@ def take(store: ColdStore, root: Fd, order: Order, stop: threading.Event) -> Tak
         if known and store.head(known[0].key).metadata.get(_DIGEST) == footer.sha256:
             return Taken(known[0].key, known[0].size, footer.count, is_new=False)
         key = key_of_snapshot(order.prefix, taken_ns)
-        info = store.put(key, _FileSource(spool.fileno()), {_DIGEST: footer.sha256}, lambda _size: _check(stop))
+        with step("snapshot.put"):
+            info = store.put(key, _FileSource(spool.fileno()), {_DIGEST: footer.sha256}, lambda _size: _check(stop))
     for old in known[_GENERATIONS - 1 :]:
         try:
-            store.delete(old.key)
+            with step("snapshot.forget"):
+                store.delete(old.key)
         except StoreError as error:
             log.warning("an old snapshot stays in the bucket: %s", error)
     return Taken(key, info.size, footer.count, is_new=True)

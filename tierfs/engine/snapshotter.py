@@ -11,6 +11,7 @@ import trio
 from tierfs import __version__
 from tierfs.core.errors import TierfsError
 from tierfs.core.records import Tombstone
+from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.snapshot import Order, Taken
 from tierfs.engine.tier import Tier
@@ -74,7 +75,8 @@ class Snapshotter:
             taken = await self._cold.take_snapshot(tier.hot.root, order)
             self._covered_ns, self._seen, self.last = began_ns, seen, taken
             if not self._has_any:
-                tier.catalog.state_fact(SNAPSHOT, taken.key)
+                with step("snapshot.commit"):
+                    tier.catalog.state_fact(SNAPSHOT, taken.key)
                 self._has_any = True
         if taken.is_new:
             log.info("a snapshot of the tree is in the bucket: %s (%d entries)", taken.key, taken.entries)
