@@ -140,6 +140,8 @@ def read(file: IO[bytes], prefix: str) -> Iterator[Header | Entry]:
                 if isinstance(entry, Footer):
                     if (entry.count, entry.sha256) != (count, digest.hexdigest()):
                         raise IntegrityError("the snapshot does not have the checksum that it names")
+                    if lines.read(1):  # gzip's own checksum, which is at the end, covers the header too
+                        raise IntegrityError("the snapshot goes on after its end")
                     return
                 digest.update(line)
                 count += 1
