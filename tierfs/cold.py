@@ -12,14 +12,16 @@ import socket
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tierfs.core.config import Settings
-from tierfs.core.errors import StoreError, TierfsError
+from tierfs.core.errors import NoLease, StoreError, TierfsError
+from tierfs.core.lease import Fence, Owner, unfenced
 from tierfs.core.records import Fd
 from tierfs.engine.arena import map_shared
 from tierfs.engine.coldside import OF_THE_CACHE, ColdSide, Job
@@ -29,29 +31,64 @@ from tierfs.stores.breaker import BreakerRules, BreakerStore
 from tierfs.stores.cache import ChunkCache
 from tierfs.stores.cold import ColdStore
 from tierfs.stores.directory import DirectoryStore
+from tierfs.stores.directory_lease import DirectoryLeasePlace
+from tierfs.stores.fenced import FencedStore
 from tierfs.stores.late import LateStore
+from tierfs.stores.lease import LeaseKeeper, LeasePlace, Terms
+
+if TYPE_CHECKING:
+    from tierfs.stores.s3 import S3Store
 
 _CACHE_THREADS = 4  # each holds a connection to the cache's database
 _THREADS = 256  # started as they are needed; the worker's own limits are lower
 _GETS_IN_TIME = 3  # a GET that hangs must leave time for another one before the reader gives up
+_RENEWALS_IN_TIME = 4  # a request about the lease that hangs must leave time for another one
 _RECEIVED_AT_ONCE = 1 << 16
 _DESCRIPTORS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the cold process needs to know of the mount. `is_known`: files of the tree have objects in the store."""
+    """What the cold process needs to know of the mount. `is_known`: files of the tree have objects in the store.
+
+    `owner` is who asks for the lease of the prefix; without one nobody asks, and who calls sees to it that no other
+    process writes.
+    """
 
     source: str
     state: str
     settings: Settings
     is_known: bool
+    owner: Owner | None = None
 
 
-def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
-    """The cold store at an address. StoreError."""
-    if address.kind == "file":
-        return DirectoryStore(address.bucket_or_dir)
+class Fencing:
+    """The Fence of a mount: open, shut for one that only reads, else the keeper's, which is there after the store."""
+
+    def __init__(self, is_shut: bool) -> None:
+        self._check: Fence = _refuse if is_shut else unfenced
+
+    def follow(self, keeper: LeaseKeeper) -> None:
+        """From now on the keeper decides."""
+        self._check = keeper.check
+
+    def check(self) -> None:
+        """A Fence."""
+        self._check()
+
+
+def _refuse() -> None:
+    raise NoLease("nothing is written by a mount that is read-only")
+
+
+def open_store(address: StoreAddress, settings: Settings, fence: Fence = unfenced) -> ColdStore:
+    """The cold store at an address; `fence` is asked before each request that writes. StoreError."""
+    return (
+        DirectoryStore(address.bucket_or_dir, fence) if address.kind == "file" else _open_s3(address, settings, fence)
+    )
+
+
+def _open_s3(address: StoreAddress, settings: Settings, fence: Fence) -> "S3Store":
     # boto3 costs a third of a second to import: only those who need it pay.
     from tierfs.stores.s3 import S3Settings, S3Store
 
@@ -69,7 +106,8 @@ def open_store(address: StoreAddress, settings: Settings) -> ColdStore:
             storage_class=settings.storage_class,
             prefix=address.prefix,
             read_only=settings.read_only,
-        )
+        ),
+        fence,
     )
 
 
@@ -84,10 +122,29 @@ def open_side(configuration: Configuration, memory: memoryview) -> ColdSide:
 
     ConfigError, StoreError.
     """
-    address = parse_store(configuration.source)
+    address, settings = parse_store(configuration.source), configuration.settings
+    fencing = Fencing(settings.read_only)
+    store, open_place = _open_with_place(address, configuration, fencing.check)
+    spared = BreakerStore(store, breaker_rules(settings))
+    cache = ChunkCache(Path(configuration.state, "cache"), settings.cache_size)
+    if configuration.owner is None or settings.read_only:
+        return ColdSide(FencedStore(spared, fencing.check, _ignore), cache, memory, spared.health)
+    keeper = LeaseKeeper(open_place(), Terms(configuration.owner, settings.lease, Path(configuration.state)))
+    fencing.follow(keeper)
+    return ColdSide(FencedStore(spared, fencing.check, keeper.end), cache, memory, spared.health, keeper)
+
+
+def _open_with_place(
+    address: StoreAddress, configuration: Configuration, fence: Fence
+) -> tuple[ColdStore, Callable[[], LeasePlace]]:
+    """The store, and what opens the place of its lease. StoreError."""
+    settings = configuration.settings
+    if address.kind == "s3":
+        bucket = _open_s3(address, settings, fence)
+        return bucket, partial(bucket.lease_place, settings.lease / _RENEWALS_IN_TIME / 1e9)
 
     def reopen() -> ColdStore:
-        store = DirectoryStore(address.bucket_or_dir)
+        store = DirectoryStore(address.bucket_or_dir, fence)
         try:
             store.expect_objects()
         except StoreError:
@@ -95,11 +152,12 @@ def open_side(configuration: Configuration, memory: memoryview) -> ColdSide:
             raise
         return store
 
-    is_late = address.kind == "file" and configuration.is_known
-    store = LateStore(reopen) if is_late else open_store(address, configuration.settings)
-    spared = BreakerStore(store, breaker_rules(configuration.settings))
-    cache = ChunkCache(Path(configuration.state, "cache"), configuration.settings.cache_size)
-    return ColdSide(spared, cache, memory, spared.health)
+    store = LateStore(reopen) if configuration.is_known else open_store(address, settings, fence)
+    return store, partial(DirectoryLeasePlace, address.bucket_or_dir, configuration.is_known)
+
+
+def _ignore(_is_idle: bool) -> None:
+    """There is no lease to give back."""
 
 
 class Line:

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from tierfs.admin import control, registry
 from tierfs.admin.logs import start_logging
 from tierfs.cold import Configuration
 from tierfs.core.config import Settings
-from tierfs.core.errors import CatalogError, ConfigError, MountError, TierfsError
+from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
+from tierfs.core.lease import Owner
 from tierfs.core.records import Fd
 from tierfs.engine.archive import Archiver
 from tierfs.engine.arena import Arena
@@ -47,12 +48,14 @@ from tierfs.mount.supervisor import receive_line, send_line
 from tierfs.stores.address import parse_store
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.hot import HotTier, split
+from tierfs.stores.identity import owner_of
 from tierfs.stores.state import StateDirectory
 
 log = logging.getLogger("tierfs")
 
 _PROBE_PAUSE_S = 60.0
 _SCAN_PATIENCE_S = 3.0
+_LEASE_PATIENCE_S = 10.0
 _LEAVING_S = 5.0  # for uploads to be given up in good order, and for a last snapshot
 
 
@@ -73,10 +76,20 @@ class Worker:
         exits.callback(self.hot.close)
         self.tier = Tier(self.hot, self.catalog, settings, self.address.prefix, time.time_ns)
 
-    def cold_configuration(self) -> Configuration:
-        """What the cold side needs to know of the mount."""
+    def cold_configuration(self, owner: Owner | None = None) -> Configuration:
+        """What the cold side needs to know of the mount. `owner` is who may write, nobody by default."""
         is_known = any(self.catalog.records())
-        return Configuration(self.request["source"], self.request["state"], self.settings, is_known)
+        return Configuration(self.request["source"], self.request["state"], self.settings, is_known, owner)
+
+    def lock_store(self, exits: ExitStack) -> Owner | None:
+        """Keep the other mounts of this host off the prefix; who this one is to those elsewhere. MountError."""
+        request, address = self.request, self.address
+        if self.settings.read_only:
+            return None
+        bucket = os.path.realpath(address.bucket_or_dir) if address.kind == "file" else address.bucket_or_dir
+        place = f"{address.kind} {self.settings.endpoint_url} {bucket} {address.prefix}"
+        exits.callback(os.close, registry.lock_store(place, request["mountpoint"]))
+        return owner_of(Path(request["state"]), request["mountpoint"])
 
     def wire(self, exits: ExitStack) -> None:
         """Everything that serves, and the process for what is cold, which begins to start."""
@@ -89,7 +102,7 @@ class Worker:
         )
         arena = Arena(reading.memory_bytes)
         exits.callback(arena.close)
-        self.cold_process = ColdProcess(self.cold_configuration(), arena.fd)
+        self.cold_process = ColdProcess(self.cold_configuration(self.lock_store(exits)), arena.fd)
         self.cold = cold = ColdTier(self.cold_process)
         self.hydrator = Hydrator(cold, arena, reading)
         self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
@@ -123,6 +136,7 @@ class Worker:
     async def prepare(self) -> None:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
+        await self._take_lease()
         self.state.remember(self.request)
         changed = recover(self.tier)
         if changed:
@@ -142,6 +156,14 @@ class Worker:
                 f"the state directory {self.state.path} has no catalog, and {self.request['source']} has a snapshot of "
                 f"the tree: `tierfs rebuild` with the same STORE, MOUNTPOINT, --hot and --state gives the tree back"
             )
+
+    async def _take_lease(self) -> None:
+        """Nobody else may write to the store. MountError when somebody does; a store that is away is asked later."""
+        report = None
+        with trio.move_on_after(_LEASE_PATIENCE_S), suppress(StoreUnavailable):
+            report = await self.cold.take_lease(bool(self.request.get("take_over")))
+        if report and report.state in ("refused", "lost"):
+            raise MountError(report.reason)
 
     def _is_scanned(self) -> bool:
         return self.catalog.fact(SCANNED) is not None
@@ -223,16 +245,26 @@ class Worker:
         """What is done while the mount serves: the store's self-test, and the rest of the first scan."""
         while True:
             try:
-                self.store_warnings = await self.cold.probe()
-                for warning in self.store_warnings:
-                    log.warning("%s: %s", self.request["source"], warning)
+                is_tested = await self._test_store()
                 if not self._is_scanned():
                     await self.scanner.scan()
-                return
+                if is_tested:
+                    return
             except TierfsError as error:
                 self.store_warnings = (str(error),)
                 log.warning("not all cold files can be read or seen now: %s", error)
             await trio.sleep(min(_PROBE_PAUSE_S, self.settings.policy_interval.seconds))
+
+    async def _test_store(self) -> bool:
+        """Say what the store cannot do; False where it may not be tried now. StoreError."""
+        try:
+            self.store_warnings = await self.cold.probe()
+        except NoLease:
+            self.store_warnings = ()  # `status` says why
+            return False
+        for warning in self.store_warnings:
+            log.warning("%s: %s", self.request["source"], warning)
+        return True
 
     def _register(self) -> Path:
         request = self.request

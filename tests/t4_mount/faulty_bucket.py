@@ -16,8 +16,8 @@ from tests.t4_mount.modes import wait_until
 
 BUCKET = "tierfs-faults"
 CHUNK = 1 << 20
-#: No retries below the ones that are tested, and a silence that ends soon.
-FLAGS = ("--max-retries", "0", "--timeout", "3s", "--read-ahead", "0")
+#: No retries below the ones that are tested, a silence that ends soon, and no renewals that would meet the faults.
+FLAGS = ("--max-retries", "0", "--timeout", "3s", "--read-ahead", "0", "--lease", "1h")
 
 
 @dataclass(frozen=True, slots=True)

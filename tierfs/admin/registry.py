@@ -2,11 +2,13 @@
 
     RUNTIME/SLOT/mount.json     what the mount is (a `Mount`)
     RUNTIME/SLOT/control.sock   its control API
+    RUNTIME/locks/..            one lock for each store that is written to
 
 RUNTIME is /run/tierfs for root and $XDG_RUNTIME_DIR/tierfs for others; TIERFS_RUNTIME_DIR overrides both. SLOT is the
 mountpoint, escaped as systemd escapes paths. Nothing here touches a mountpoint, which may be busy or dead.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,10 +19,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tierfs.core.errors import ControlError
+from tierfs.core.errors import ControlError, MountError
 
 SOCKET_NAME = "control.sock"
 _MOUNT_FILE = "mount.json"
+_LOCKS = "locks"
+_LONGEST_PATH = 4096
 
 _SYSTEM_RUNTIME = Path("/run/tierfs")
 _USERS_RUNTIME = Path("/run/user")
@@ -105,6 +109,28 @@ def register(mount: Mount) -> Path:
     fresh.write_text(json.dumps(content, indent=1) + "\n")
     fresh.replace(slot / _MOUNT_FILE)
     return slot
+
+
+def lock_store(place: str, mountpoint: str) -> int:
+    """Keep the other mounts of this host from writing to a store; the lock lasts until the descriptor is closed.
+
+    MountError, which names the other one.
+    """
+    directory = runtime_directory() / _LOCKS
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / hashlib.sha256(os.fsencode(place)).hexdigest()
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        other = os.fsdecode(os.pread(lock, _LONGEST_PATH, 0))
+        os.close(lock)
+        raise MountError(
+            f"the store is mounted at {other} already, on this host: unmount that one, or mount with --read-only"
+        ) from None
+    os.truncate(lock, 0)
+    os.pwrite(lock, os.fsencode(mountpoint), 0)
+    return lock
 
 
 def unregister(mountpoint: str) -> None:

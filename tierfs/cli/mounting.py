@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 
 import click
 
@@ -21,6 +22,12 @@ from tierfs.stores.address import parse_store
 @click.argument("mountpoint", required=False)
 @click.option("--hot", metavar="DIR", help="Hot directory, when it is not the mountpoint itself.")
 @click.option("--state", metavar="DIR", help="Where catalog and chunk cache are; outside the hot directory.")
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Take the store from the mount that owns it, which must be gone for good; writing begins when its lease "
+    "has run out.",
+)
 @click.option("--foreground", is_flag=True, help="Stay until the mount is taken away, and log to stderr.")
 @settings_options
 def mount(
@@ -28,6 +35,7 @@ def mount(
     mountpoint: str | None,
     hot: str | None,
     state: str | None,
+    take_over: bool,
     foreground: bool,
     config: str | None,
     **flags: object,
@@ -50,7 +58,7 @@ def mount(
         store, mountpoint = None, store
     where = {"store": store, "mountpoint": mountpoint, "hot": hot, "state": state}
     request = request_of(gather(config, os.environ, {**where, **flags}), foreground)
-    return launch.start(request)
+    return launch.start(replace(request, take_over=take_over))
 
 
 @click.command()

@@ -112,6 +112,11 @@ class Settings(BaseModel):
         parse_age("5s"),
         "Longest pause between two tries of a store that is spared; never more than a quarter of cold_timeout.",
     )
+    lease: Deadline = _setting(
+        parse_age("60s"),
+        "How long this mount may write to the store after the store last renewed its lease; another mount may take "
+        "over after one and a half times that.",
+    )
     checksum: Literal["auto", "when_required"] = _setting(
         "auto", "Send and check S3 checksums (auto), or only where S3 insists, for stores that break on them."
     )
@@ -256,6 +261,7 @@ class MountRequest:
     state: str
     settings: Settings
     foreground: bool = False
+    take_over: bool = False
 
     @property
     def in_place(self) -> bool:

@@ -15,6 +15,7 @@
        |- IntegrityError              EIO    bytes are not the ones that were archived
        |- AccessDenied                EIO    (401, 403) corrects credentials or bucket policy
        |- BucketMissing               EIO    creates the bucket or corrects its name
+       |- NoLease                     EIO    another mount may write below this prefix: looks who, and unmounts one
        |- StoreRefused                EIO    (other 4xx) reads the store's message
        `- StoreUnavailable            EIO    (5xx, 429, no connection, time-out) waits: the only one that is retried
           `- StoreSpared              EIO    waits: the store failed too often, and was not asked
@@ -92,6 +93,10 @@ class AccessDenied(StoreError):
 
 class BucketMissing(StoreError):
     """The bucket, or the directory of a file:// store, does not exist."""
+
+
+class NoLease(StoreError):
+    """This mount may not write to the store now: it does not hold the lease of its prefix."""
 
 
 class StoreRefused(StoreError):

@@ -104,4 +104,21 @@ class StoreHealth:
     refused: int
 
 
+LeaseState = Literal["held", "waiting", "lapsed", "unreached", "refused", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReport:
+    """Whether the mount may write to its store: only while the lease is held; `reason` says why it is not.
+
+    waiting: the one before may still write. lapsed: not renewed in time. unreached: the store could not be asked.
+    refused: another mount has it. lost: another mount took it over.
+    """
+
+    state: LeaseState
+    epoch: int
+    taken_ns: int
+    reason: str = ""
+
+
 Report = Entry | Total | Outcome | PlannedAction | Finding

@@ -68,7 +68,7 @@ class Archiver:
         if stored is None:
             raise NotEligible("not archived")
         try:
-            info = await self._cold.head(stored.key)
+            info = await self._cold.confirm(stored.key)
         except ObjectMissing:
             self._tier.missing(stored)
             raise

@@ -18,13 +18,14 @@ from typing import Any
 from tierfs.core.errors import StoreUnavailable
 from tierfs.core.extents import Item, runs
 from tierfs.core.records import Attributes, Fd, ObjectRef
-from tierfs.core.reports import StoreHealth
+from tierfs.core.reports import LeaseReport, StoreHealth
 from tierfs.core.steps import step
 from tierfs.engine import scrub, snapshot, transfer, upload
 from tierfs.engine.arena import Place
 from tierfs.stores.cache import CacheCounters, ChunkCache
 from tierfs.stores.catalog_view import CatalogView
 from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
+from tierfs.stores.lease import LeaseKeeper
 
 _LISTED_AT_ONCE = 1000
 
@@ -53,6 +54,7 @@ class ColdNumbers:
     health: Mapping[str, StoreHealth] = field(default_factory=dict)
     cache: CacheCounters = field(default_factory=CacheCounters)
     volume: int = 0
+    lease: LeaseReport | None = None
 
 
 class ColdSide:
@@ -64,7 +66,9 @@ class ColdSide:
         cache: ChunkCache,
         memory: memoryview,
         health: Callable[[], Mapping[str, StoreHealth]] = dict,
+        keeper: LeaseKeeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self._store = store
         self._health = health
         self._cache = cache
@@ -124,7 +128,8 @@ class ColdSide:
     def numbers(self, job: Job) -> ColdNumbers:
         """The totals."""
         store, cache = self._store.counters, self._cache
-        return ColdNumbers(os.getpid(), self._began_ns, store, self._health(), cache.counters, cache.volume())
+        lease = self._keeper.report() if self._keeper else None
+        return ColdNumbers(os.getpid(), self._began_ns, store, self._health(), cache.counters, cache.volume(), lease)
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -141,6 +146,12 @@ class ColdSide:
 
     def head(self, job: Job, key: str) -> ObjectInfo:
         """See ColdStore."""
+        return self._store.head(key)
+
+    def confirm(self, job: Job, key: str) -> ObjectInfo:
+        """head(), for who is about to rely on the object alone. NoLease when another mount may take it away."""
+        if self._keeper:
+            self._keeper.check()
         return self._store.head(key)
 
     def copy(self, job: Job, source: ObjectInfo, key: str) -> ObjectInfo:
@@ -166,6 +177,10 @@ class ColdSide:
     def list_close(self, job: Job, listing: int) -> None:
         """Forget a listing."""
         self._listings.pop(listing, None)
+
+    def take_lease(self, job: Job, is_forced: bool) -> LeaseReport | None:
+        """Ask for the lease of the prefix, and keep it from here on; None for who writes nothing. See LeaseKeeper."""
+        return self._keeper.claim(is_forced) if self._keeper else None
 
     def probe(self, job: Job) -> tuple[str, ...]:
         """See ColdStore."""

@@ -11,6 +11,7 @@ import trio
 from tierfs.core.errors import StoreUnavailable
 from tierfs.core.extents import Item
 from tierfs.core.records import Attributes, Fd, ObjectRef
+from tierfs.core.reports import LeaseReport
 from tierfs.engine.arena import Slot
 from tierfs.engine.calls import Call, Calls
 from tierfs.engine.coldside import ColdNumbers
@@ -37,6 +38,10 @@ class ColdTier:
     async def head(self, key: str) -> ObjectInfo:
         """Describe one object."""
         return cast(ObjectInfo, await self._run("head", key))
+
+    async def confirm(self, key: str) -> ObjectInfo:
+        """head(), for who is about to rely on the object alone. NoLease when another mount may take it away."""
+        return cast(ObjectInfo, await self._run("confirm", key))
 
     async def copy(self, source: ObjectInfo, key: str) -> ObjectInfo:
         """Copy an object inside the store; what a HEAD of the copy says."""
@@ -66,6 +71,10 @@ class ColdTier:
     async def sha256(self, fd: Fd, size: int) -> bytes:
         """Read a whole file where it is not felt; its SHA-256. NotEligible when it is shorter than `size`, OSError."""
         return cast(bytes, await self._run_to_its_end(Call("sha256", size, fd=fd)))
+
+    async def take_lease(self, is_forced: bool) -> LeaseReport | None:
+        """Ask for the right to write to the store, which is then kept; None for a mount that writes nothing."""
+        return cast(LeaseReport | None, await self._run("take_lease", is_forced))
 
     async def probe(self) -> tuple[str, ...]:
         """The self-test of the store: in sentences, what it cannot do."""

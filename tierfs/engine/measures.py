@@ -35,6 +35,11 @@ class Measures:
     operation_errors: int = 0
     lost_files: int = 0
 
+    def warnings(self) -> list[str]:
+        """What an operator should know of."""
+        lease = self.cold.lease
+        return [f"nothing is archived or deleted in the store: {lease.reason}"] if lease and lease.reason else []
+
     def as_json(self) -> Mapping[str, object]:
         """The cold side in figures, for `status`."""
         reads, store, cache = self.reads, self.cold.store, self.cold.cache
@@ -65,6 +70,7 @@ class Measures:
                 "first_byte": _histogram_json(store.first_byte),
             },
             "breaker": {kind: asdict(health) for kind, health in self.cold.health.items()},
+            "lease": asdict(self.cold.lease) if self.cold.lease else None,
             "cold_pid": self.cold.pid,
             "cold_restarts": self.cold_restarts,
         }

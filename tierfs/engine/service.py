@@ -90,12 +90,12 @@ class Operator:
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
         e, facts, seen = self._engine, self._facts, self._observe()
-        passes = e.daemon.passes
+        passes, measured = e.daemon.passes, await self.measure()
         return {
             **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
             **await self._tiers(),
             "lost": self._lost(),
-            **(await self.measure()).as_json(),
+            **measured.as_json(),
             "queue": {
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
@@ -111,7 +111,7 @@ class Operator:
             "passthrough": facts.passthrough,
             "read_only": e.settings.read_only,
             "version": facts.version,
-            "warnings": [*seen.warnings, *filter(None, [passes.waiting])],
+            "warnings": [*seen.warnings, *measured.warnings(), *filter(None, [passes.waiting])],
             "fuse": {
                 "requests": seen.requests,
                 "opens": seen.opens,

@@ -69,6 +69,7 @@ def message_of(request: MountRequest) -> dict[str, Any]:
         "allow_other": allow_other,
         "worker": WORKER,
         "foreground": request.foreground,
+        "take_over": request.take_over,
         "settings": settings.model_dump(mode="json"),
     }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import TypeVar
 
-from tierfs.core.errors import StoreError, StoreSpared, StoreUnavailable
+from tierfs.core.errors import NoLease, StoreError, StoreSpared, StoreUnavailable
 from tierfs.core.reports import StoreHealth
 from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters
 
@@ -147,6 +147,9 @@ class Breaker:
         except StoreUnavailable as error:
             if not is_heard:  # an answer that broke off proves neither that the store works nor that it does not
                 error.wait_ns = self._tell(Event.FAILED, is_try, str(error))
+            raise
+        except NoLease:
+            self._tell(Event.ABANDONED, is_try)
             raise
         except StoreError:
             self._tell(Event.ANSWERED, is_try)

@@ -27,10 +27,12 @@ from tierfs.core.errors import (
     AccessDenied,
     BucketMissing,
     IntegrityError,
+    NoLease,
     ObjectChanged,
     ObjectMissing,
     StoreRefused,
 )
+from tierfs.core.lease import Fence, unfenced
 from tierfs.core.steps import step
 from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.directory_layout import (
@@ -48,6 +50,7 @@ from tierfs.stores.directory_layout import (
     make_directory,
     parent_of,
     remove_empty,
+    remove_leftovers,
     split_key,
     stat_or_none,
     walk_below,
@@ -77,8 +80,9 @@ class DirectoryStore:
     followed.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, fence: Fence = unfenced) -> None:
         self._meter = Meter()
+        self._fence = fence
         self._place = f"directory {directory}"
         self._lock = threading.Lock()
         try:
@@ -187,6 +191,7 @@ class DirectoryStore:
         """The one step that makes the new body visible; then the description of the old one goes."""
         with self._lock, parent_of(self._root, parts, create=True) as parent:
             old = stat_or_none(parts[-1], parent)
+            self._fence()
             with step("directory.name"):
                 os.rename(name, parts[-1], src_dir_fd=self._root, dst_dir_fd=parent)
                 os.fsync(parent)
@@ -319,6 +324,7 @@ class DirectoryStore:
                     body = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
                     if stat.S_ISDIR(body.st_mode):
                         return  # not an object
+                    self._fence()
                     with step("directory.delete"):
                         os.unlink(parts[-1], dir_fd=parent)
                         os.fsync(parent)
@@ -333,11 +339,15 @@ class DirectoryStore:
         """Write, read and delete an object; say in sentences what a directory cannot do; see ColdStore."""
         body = b"tierfs wrote this object to see that it can; it may be deleted"
         key = f"{_SELF_TEST}{secrets.token_hex(8)}"
+        says = "an object cannot have the name of a directory that others are in, nor a name part above 255 bytes"
         try:
+            self._fence()
             with self._telling("use", ""):
                 self._prepare()
-                self._sweep()
+                remove_leftovers(NEW, self._root, time.time() - _LEFTOVER_S)
             info = self.put(key, Bytes(body), {"tierfs-test": "kept"}, lambda _moved: None)
+        except NoLease:
+            return (says,)  # what it may not write it does not try
         except AccessDenied as error:
             with self._telling("use", ""):
                 os.listdir(self._root)
@@ -347,7 +357,7 @@ class DirectoryStore:
                 raise StoreRefused(f"{self._place} cannot be used: an object reads back differently")
         finally:
             self.delete(key)
-        return ("an object cannot have the name of a directory that others are in, nor a name part above 255 bytes",)
+        return (says,)
 
     def close(self) -> None:
         """Close the directory."""
@@ -362,16 +372,6 @@ class DirectoryStore:
                 self._must_be_ours()
                 make_directory(path, self._root)
         self._was_ours = True
-
-    def _sweep(self) -> None:
-        """Remove what a crash left half-written."""
-        with ExitStack() as opened:
-            fd = os.open(NEW, DIRECTORY, dir_fd=self._root)
-            opened.callback(os.close, fd)
-            for name in os.listdir(fd):
-                found = stat_or_none(os.fsencode(name), fd)
-                if found is not None and found.st_mtime < time.time() - _LEFTOVER_S:
-                    os.unlink(name, dir_fd=fd)
 
     def _must_be_ours(self) -> None:
         """BucketMissing when what was there has gone as a whole: nothing in it may be taken for deleted."""

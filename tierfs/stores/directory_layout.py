@@ -165,6 +165,18 @@ def remove_empty(root: int, parts: tuple[bytes, ...]) -> None:
             return  # not empty, most of the time
 
 
+def remove_leftovers(path: bytes, root: int, before_s: float) -> None:
+    """Remove the files of a directory that did not change since `before_s`: a crash left them half-written. OSError."""
+    fd = os.open(path, DIRECTORY, dir_fd=root)
+    try:
+        for name in os.listdir(fd):
+            found = stat_or_none(os.fsencode(name), fd)
+            if found is not None and found.st_mtime < before_s:
+                os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
 def write_all(fd: int, block: bytes) -> None:
     """Write all of a block at the file's position. OSError."""
     view = memoryview(block)

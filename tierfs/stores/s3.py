@@ -28,6 +28,7 @@ from tierfs.core.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from tierfs.core.lease import Fence, unfenced
 from tierfs.stores import s3_probe
 from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.s3_answers import (
@@ -43,6 +44,7 @@ from tierfs.stores.s3_answers import (
     sentence,
 )
 from tierfs.stores.s3_failures import explain
+from tierfs.stores.s3_lease import WRITES, S3LeasePlace
 from tierfs.stores.s3_upload import Target, copy_parts, read_exactly, upload_parts, upload_whole
 
 if TYPE_CHECKING:
@@ -85,10 +87,14 @@ class S3Settings:
 
 
 class S3Wire:
-    """One bucket by boto3: counts requests as they leave, and turns everything that can go wrong into StoreErrors."""
+    """One bucket by boto3: counts requests as they leave, and turns everything that can go wrong into StoreErrors.
 
-    def __init__(self, settings: S3Settings, session: boto3.Session, meter: Meter) -> None:
+    `fence` is asked before each request that writes; what it raises passes through.
+    """
+
+    def __init__(self, settings: S3Settings, session: boto3.Session, meter: Meter, fence: Fence = unfenced) -> None:
         self._settings = settings
+        self._fence = fence
         self.meter = meter
         self._client = _connect(settings, session)
         self._client.meta.events.register("before-send.s3", self._count_request)
@@ -127,8 +133,11 @@ class S3Wire:
         self._client.close()
 
     def _count_request(self, event_name: str, **_: Any) -> None:
-        # Called for every attempt: retries cost money too.
-        self.meter.count_request(event_name.rpartition(".")[2])
+        # Called for every attempt: retries cost money too, and may come long after the first one.
+        operation = event_name.rpartition(".")[2]
+        if operation in WRITES:
+            self._fence()
+        self.meter.count_request(operation)
 
     def _refused(self, operation: str, key: str, error: boto.ClientError) -> StoreError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -152,12 +161,13 @@ class S3Store:
     INVARIANT: what a server promises is not relied upon; ETag and length of every answer are compared here.
     """
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, fence: Fence = unfenced) -> None:
         self._meter = Meter()
         self._settings = settings
+        self._fence = fence
         # A session keeps S3's model, which costs a quarter of a second to read.
         self._session = _session(settings)
-        self._wire = S3Wire(settings, self._session, self._meter)
+        self._wire = S3Wire(settings, self._session, self._meter, fence)
         reading = replace(settings, max_retries=0, timeout_s=min(settings.timeout_s, settings.read_timeout_s))
         self._reading = S3Wire(reading, self._session, self._meter)
         self._abilities = Abilities(crc32=settings.checksum == "auto")
@@ -307,7 +317,7 @@ class S3Store:
         """The self-test: learns what the store can do, and says in sentences what it cannot; see ColdStore."""
         # Few retries: somebody waits for the mount.
         hasty = replace(self._settings, max_retries=min(1, self._settings.max_retries))
-        wire = S3Wire(hasty, self._session, self._meter)
+        wire = S3Wire(hasty, self._session, self._meter, self._fence)
         try:
             found = s3_probe.probe(wire, self._settings.prefix, self._abilities, self._settings.read_only)
         finally:
@@ -317,6 +327,11 @@ class S3Store:
         with suppress(StoreError):
             self._reading.call("get_object", f"{self._settings.prefix}{s3_probe.NOWHERE}", Range="bytes=0-0")
         return found.sentences
+
+    def lease_place(self, patience_s: float) -> S3LeasePlace:
+        """Where the lease of the prefix is; a request about it is silent for so long at most, and not counted."""
+        hasty = replace(self._settings, max_retries=0, pool_size=1, timeout_s=min(self._settings.timeout_s, patience_s))
+        return S3LeasePlace(S3Wire(hasty, self._session, Meter()), self._settings.place, self._settings.prefix)
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,0 +1,36 @@
+"""Who a state directory is, to everyone who meets what it wrote."""
+
+import os
+import socket
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from tierfs.core.lease import Owner
+
+_NAME = "identity"
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+def owner_of(state: Path, mountpoint: str) -> Owner:
+    """The owner that a mount with this state directory is, with a session of its own. OSError.
+
+    A copy of the directory is another owner: the identity has the inode number of its file.
+    """
+    path = state / _NAME
+    with suppress(FileExistsError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(uuid.uuid4().hex)
+            file.flush()
+            os.fsync(fd)
+    host = socket.gethostname()
+    where = f"host {host}, mounted at {mountpoint}, state directory {state}, pid {os.getpid()}"
+    return Owner(f"{path.read_text()}-{path.stat().st_ino:x}", _machine() or host, uuid.uuid4().hex, where)
+
+
+def _machine() -> str:
+    try:
+        return _MACHINE_ID.read_text().strip()
+    except OSError:
+        return ""
