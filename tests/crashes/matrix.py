@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.crashes.arming import Moment, Order
-from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, WITH_SNAPSHOTS, Scenario, scenarios
+from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, scenarios
 from tests.crashes.scene import Scene, nothing
 from tests.crashes.stage import INTERRUPTED, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
@@ -140,7 +140,7 @@ class _Theatres:
     def of(self, point: Point) -> Theatre:
         """A theatre for a chain that begins with this point."""
         if point.scenario.theatre != S3:
-            settings = {"snapshot_interval": "1h"} if point.scenario.theatre in WITH_SNAPSHOTS else {}
+            settings = SETTINGS.get(point.scenario.theatre, {})
             return Theatre(point.way in POWER, environment=self._environment, settings=settings)
         assert self._server is not None
         store = f"s3://{_BUCKET}/{next(self._numbers)}"

@@ -35,7 +35,12 @@ Act = Callable[[Scene], None]
 S3 = "s3"
 #: Theatres with snapshots in the bucket: in the others, objects are deleted without waiting for the next one.
 FIRST_SNAPSHOT, SNAPSHOT = "first snapshot", "snapshot"
-WITH_SNAPSHOTS = (FIRST_SNAPSHOT, SNAPSHOT)
+LEASE = "lease"
+SETTINGS = {
+    FIRST_SNAPSHOT: {"snapshot_interval": "1h"},
+    SNAPSHOT: {"snapshot_interval": "1h"},
+    LEASE: {"lease": "10s"},
+}
 _PART = TransferSizes().part
 
 
@@ -69,7 +74,7 @@ class Scenario:
 def scenarios() -> list[Scenario]:
     """All of them."""
     usual = [*_archives(), *_releases(), *_restores(), *_names(), *_renames(), *_bucket(), *_recoveries()]
-    return [*usual, *_first_mounts(), *_multiparts(), *_snapshots(), *_rebuilds()]
+    return [*usual, *_first_mounts(), *_multiparts(), *_snapshots(), *_rebuilds(), *_leases()]
 
 
 # -- archive -----------------------------------------------------------------------------------------------------
@@ -722,3 +727,33 @@ def _rebuilds() -> list[Scenario]:
     steps = ("rebuild.names", "rebuild.aside", "rebuild.publish")
     ways = (Way.CRASH, Way.POWER)
     return [Scenario("rebuild", prepare, rebuild, steps, ways=ways, theatre=SNAPSHOT)]
+
+
+# -- the lease of the bucket -------------------------------------------------------------------------------------
+
+
+def _leases() -> list[Scenario]:
+    def prepare(scene: Scene) -> None:
+        scene.file("f", "cold")
+
+    def prepare_unmounted(scene: Scene) -> None:
+        prepare(scene)
+        scene.stage.stop()
+
+    def leave(scene: Scene) -> None:
+        scene.stage.stop()
+
+    def use(scene: Scene) -> None:
+        """The mount after the crash has the lease at once, whatever the one before has left of its own."""
+        scene.file("g", "cold")
+        assert scene.stage.mount.status()["lease"]["state"] == "held"
+
+    def case(name: str, preparation: Act, act: Act, *steps: str) -> Scenario:
+        ways = (Way.CRASH, *POWER)
+        return Scenario(name, preparation, act, (), steps, settle=use, ways=ways, theatre=LEASE)
+
+    return [
+        case("take the lease", prepare_unmounted, _mount_once, "lease.take", "lease.remember"),
+        case("renew the lease", prepare, _nothing, "lease.renew"),
+        case("give the lease back", prepare, leave, "lease.free"),
+    ]

@@ -19,6 +19,7 @@ from typing import Protocol
 from tierfs.core.errors import NoLease, ObjectChanged, StoreError
 from tierfs.core.lease import Claim, Found, Lease, Owner, Refusal, Take, explain, plan_claim, renewed
 from tierfs.core.reports import LeaseReport
+from tierfs.core.steps import step
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +163,9 @@ class LeaseKeeper:
             term, self._term = self._term, None
             if self._lease and self._refusal is None and is_idle and term and term.covers(self._clocks()):
                 try:
-                    self._write(replace(renewed(self._lease, _mark(), self._clocks()[1]), is_free=True), self._tag)
+                    free = replace(renewed(self._lease, _mark(), self._clocks()[1]), is_free=True)
+                    with step("lease.free"):
+                        self._write(free, self._tag)
                 except StoreError as error:
                     _log.info("the lease of %s runs out by itself: %s", self._place.name, error)
             self._place.close()
@@ -224,7 +227,8 @@ class LeaseKeeper:
                     ttl_ns, begins_ns = self._terms.ttl_ns, began[1] + wait_ns
                     taken = Lease(epoch, self._terms.owner, _mark(), began[1], began[1], ttl_ns, begins_ns)
                     try:
-                        tag = self._write(taken, found.tag if found else None)
+                        with step("lease.take"):
+                            tag = self._write(taken, found.tag if found else None)
                         is_ours = self._is_ours(taken, tag, began)
                     except ObjectChanged:
                         continue
@@ -267,7 +271,8 @@ class LeaseKeeper:
                 self._tag = found.tag if found else None
             try:
                 later = renewed(lease, _mark(), began[1])
-                self._tag = self._write(later, self._tag)
+                with step("lease.renew"):
+                    self._tag = self._write(later, self._tag)
             except ObjectChanged as error:
                 self._trouble = str(error)
                 continue
@@ -307,8 +312,9 @@ class LeaseKeeper:
 
     def _remember(self) -> None:
         fresh = self._terms.state / f"{_SESSION}.new"
-        fresh.write_text(self._terms.owner.session)
-        fresh.replace(self._terms.state / _SESSION)
+        with step("lease.remember"):
+            fresh.write_text(self._terms.owner.session)
+            fresh.replace(self._terms.state / _SESSION)
 
 
 def _mark() -> str:
