@@ -56,7 +56,8 @@ class Host:
         return Plan(
             home,
             store=self.store,
-            flags=(*self.flags, *flags),
+            # A snapshot would ask for a rebuild before another state directory may write.
+            flags=("--snapshot-interval", "0s", *self.flags, *flags),
             environment={"TIERFS_RUNTIME_DIR": str(home / "run")},
         )
 
