@@ -77,6 +77,8 @@ def one_of_each(wanted: Sequence[Point]) -> list[Point]:
     """
     candidates: dict[str, list[Point]] = defaultdict(list)
     for point in wanted:
+        if point.scenario.theatre and point.way is not Way.CRASH:
+            continue  # each way has stages of its own, and setting them up for a few points is what costs
         if point.step or not (point.scenario.steps or point.scenario.cold_steps):
             candidates[point.step or point.scenario.name].append(point)
     often: Counter[object] = Counter()

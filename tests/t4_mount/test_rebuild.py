@@ -251,8 +251,7 @@ def _tear(catalog: Path) -> None:
         file.write(b"\xff" * (catalog.stat().st_size - 4096))
 
 
-@pytest.mark.parametrize("how", DAMAGE)
-def test_a_catalog_that_is_damaged_is_never_replaced_silently(how: str) -> None:
+def test_a_catalog_that_is_damaged_is_never_replaced_silently() -> None:
     """The mount refuses, and names the file and the command; after that command everything is as it was."""
     with directory() as home:
         plan = Plan(home, flags=CHUNK)
@@ -262,23 +261,25 @@ def test_a_catalog_that_is_damaged_is_never_replaced_silently(how: str) -> None:
             mount.archive("n" * 200)
             wanted = seen(mount.path)
         catalog = plan.state / "catalog.sqlite"
-        DAMAGE[how](catalog)
-        before = catalog.read_bytes() if catalog.exists() else None
-        status, said = refused(plan)
-        assert status == Exit.CATALOG
-        assert str(catalog) in said
-        assert "tierfs rebuild" in said
-        assert (catalog.read_bytes() if catalog.exists() else None) == before
+        whole = catalog.read_bytes()
+        for damage in DAMAGE.values():
+            catalog.write_bytes(whole)
+            damage(catalog)
+            before = catalog.read_bytes() if catalog.exists() else None
+            status, said = refused(plan)
+            assert status == Exit.CATALOG
+            assert str(catalog) in said
+            assert "tierfs rebuild" in said
+            assert (catalog.read_bytes() if catalog.exists() else None) == before
         checked = tierfs(plan, "check", "--state", str(plan.state))
         assert checked.returncode == Exit.CATALOG, checked
-        if how in ("garbage", "torn"):
-            done = rebuild(plan)
-            assert done.returncode == Exit.SETTINGS, done
-            assert "there is a catalog already" in done.stderr
+        done = rebuild(plan)
+        assert done.returncode == Exit.SETTINGS, done
+        assert "there is a catalog already" in done.stderr
         done = rebuild(plan, "--replace-catalog")
         assert (done.returncode, done.stderr) == (0, ""), done
-        aside = [path for path in plan.state.glob("catalog.sqlite.*") if path.suffix[1:].isdigit()]
-        assert [path.read_bytes() for path in aside] == ([] if before is None else [before])
+        (aside,) = [path for path in plan.state.glob("catalog.sqlite.*") if path.suffix[1:].isdigit()]
+        assert aside.read_bytes() == before
         with mounted(plan) as mount:
             assert mount.residency("n" * 200) == "mirrored", "the hot bytes are the recorded ones"
             assert seen(mount.path) == wanted
