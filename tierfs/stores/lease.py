@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _PAUSE_NS = 500_000_000
 _TRIES = 5
 _LONGEST_PAUSE_NS = 5_000_000_000  # between two tries to take a lease
+#: The process of a worker that was killed ends by itself, a moment later: looks for that, and seconds between them.
+_LOOKS, _LOOK_S = 40, 0.05
 _LOCK = "writer.lock"
 _SESSION = "writer.session"
 
@@ -295,13 +297,16 @@ class LeaseKeeper:
         """Whether the process that wrote for this state directory before is gone; from then on, others wait for us."""
         if self._writer_lock is None:
             fd = os.open(self._terms.state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            self._writer_lock = fd
-        return True
+            for _ in range(_LOOKS):
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    time.sleep(_LOOK_S)
+                else:
+                    self._writer_lock = fd
+                    return True
+            os.close(fd)
+        return self._writer_lock is not None
 
     def _was_held(self) -> bool:
         """Whether this session has had the lease, perhaps in another process."""
