@@ -34,11 +34,12 @@ Act = Callable[[Scene], None]
 #: The theatre with an S3 server, and the size of a part of an upload to it.
 S3 = "s3"
 #: Theatres with snapshots in the bucket: in the others, objects are deleted without waiting for the next one.
-FIRST_SNAPSHOT, SNAPSHOT = "first snapshot", "snapshot"
+FIRST_SNAPSHOT, SNAPSHOT, REBUILD = "first snapshot", "snapshot", "rebuild"
 LEASE = "lease"
 SETTINGS = {
     FIRST_SNAPSHOT: {"snapshot_interval": "1h"},
     SNAPSHOT: {"snapshot_interval": "1h"},
+    REBUILD: {"snapshot_interval": "1h"},
     LEASE: {"lease": "10s"},
 }
 _PART = TransferSizes().part
@@ -726,7 +727,7 @@ def _rebuilds() -> list[Scenario]:
 
     steps = ("rebuild.names", "rebuild.aside", "rebuild.publish")
     ways = (Way.CRASH, Way.POWER)
-    return [Scenario("rebuild", prepare, rebuild, steps, ways=ways, theatre=SNAPSHOT)]
+    return [Scenario("rebuild", prepare, rebuild, steps, ways=ways, theatre=REBUILD)]
 
 
 # -- the lease of the bucket -------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def write_chunk(path: str, key: str, data: memoryview, crcs: list[int]) -> None:
 
 def has_size(path: str, size: int) -> bool:
     """Whether the file of a chunk of `size` bytes is as long as it should be. OSError."""
-    return os.stat(path).st_size == _HEADER.size + size
+    return os.stat(path).st_size == _header_size(size) + size
 
 
 def read_chunk(path: str, key: str, crc: int | None, target: memoryview) -> bool:
