@@ -111,6 +111,9 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(key, None)
 
+    def tidy(self) -> None:
+        pass
+
     def probe(self) -> tuple[str, ...]:
         return ()
 
@@ -164,6 +167,10 @@ class _Wrapper:
     def delete(self, key: str) -> None:
         with self._around("delete", key):
             self.inner.delete(key)
+
+    def tidy(self) -> None:
+        with self._around("tidy", ""):
+            self.inner.tidy()
 
     def probe(self) -> tuple[str, ...]:
         with self._around("probe", ""):

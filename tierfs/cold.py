@@ -88,9 +88,10 @@ def open_store(address: StoreAddress, settings: Settings, fence: Fence = unfence
     )
 
 
-def _open_s3(address: StoreAddress, settings: Settings, fence: Fence) -> "S3Store":
+def _open_s3(address: StoreAddress, settings: Settings, fence: Fence, state: str | None = None) -> "S3Store":
     # boto3 costs a third of a second to import: only those who need it pay.
-    from tierfs.stores.s3 import S3Settings, S3Store
+    from tierfs.stores.s3 import S3Store
+    from tierfs.stores.s3_wire import S3Settings
 
     return S3Store(
         S3Settings(
@@ -106,6 +107,7 @@ def _open_s3(address: StoreAddress, settings: Settings, fence: Fence) -> "S3Stor
             storage_class=settings.storage_class,
             prefix=address.prefix,
             read_only=settings.read_only,
+            pending=None if state is None else Path(state, "uploads"),
         ),
         fence,
     )
@@ -140,7 +142,7 @@ def _open_with_place(
     """The store, and what opens the place of its lease. StoreError."""
     settings = configuration.settings
     if address.kind == "s3":
-        bucket = _open_s3(address, settings, fence)
+        bucket = _open_s3(address, settings, fence, configuration.state)
         return bucket, partial(bucket.lease_place, settings.lease / _RENEWALS_IN_TIME / 1e9)
 
     def reopen() -> ColdStore:

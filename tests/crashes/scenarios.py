@@ -669,7 +669,7 @@ def _multiparts() -> list[Scenario]:
         scene.move("archive", "f")
 
     ways, theatre = (Way.CRASH, Way.COLD_CRASH), S3
-    steps = ("multipart.begin", "multipart.part", "multipart.complete")
+    steps = ("multipart.begin", "multipart.note", "multipart.part", "multipart.complete", "multipart.forget")
     shorter = changed("f", content=large[:10], mtime_ns=None)
     return [
         Scenario("archive a large file", prepare, archive, (), steps, ways=ways, theatre=theatre),

@@ -14,8 +14,9 @@ from tests.servers import Quirk, S3Server, ServerMissing, moto, radosgw, rclone
 from tierfs.stores.breaker import BreakerRules, BreakerStore
 from tierfs.stores.cold import ColdStore
 from tierfs.stores.directory import DirectoryStore
-from tierfs.stores.s3 import S3Settings, S3Store
+from tierfs.stores.s3 import S3Store
 from tierfs.stores.s3_answers import MIB, TransferSizes
+from tierfs.stores.s3_wire import S3Settings
 
 BUCKET = "tierfs-contract"
 

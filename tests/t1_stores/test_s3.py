@@ -25,8 +25,9 @@ from tierfs.core.errors import (
     StoreUnavailable,
 )
 from tierfs.stores.cold import ObjectInfo
-from tierfs.stores.s3 import S3Settings, S3Store
+from tierfs.stores.s3 import S3Store
 from tierfs.stores.s3_answers import MIB, Abilities, TransferSizes, check_range, is_md5, plan_part_size, plan_threads
+from tierfs.stores.s3_wire import S3Settings
 
 BODY = b"0123456789"
 MD5 = hashlib.md5(BODY).hexdigest()

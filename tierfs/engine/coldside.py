@@ -182,6 +182,10 @@ class ColdSide:
         """Ask for the lease of the prefix, and keep it from here on; None for who writes nothing. See LeaseKeeper."""
         return self._keeper.claim(is_forced) if self._keeper else None
 
+    def tidy(self, job: Job) -> None:
+        """See ColdStore."""
+        self._store.tidy()
+
     def probe(self, job: Job) -> tuple[str, ...]:
         """See ColdStore."""
         return self._store.probe()

@@ -76,6 +76,10 @@ class ColdTier:
         """Ask for the right to write to the store, which is then kept; None for a mount that writes nothing."""
         return cast(LeaseReport | None, await self._run("take_lease", is_forced))
 
+    async def tidy(self) -> None:
+        """Remove what uploads of this mount have left in the store, and nobody goes on with."""
+        await self._run("tidy")
+
     async def probe(self) -> tuple[str, ...]:
         """The self-test of the store: in sentences, what it cannot do."""
         return cast(tuple[str, ...], await self._run("probe"))

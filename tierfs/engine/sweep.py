@@ -80,8 +80,16 @@ class Sweeper:
             failures = await self._delete_all()
             failures += await self._move_all()
             failures += await self._look_for_lost()
+            failures += await self._tidy()
         if failures:
             raise failures[0]
+
+    async def _tidy(self) -> list[TierfsError]:
+        try:
+            await self._cold.tidy()
+        except StoreError as error:
+            return [error]
+        return []
 
     # -- deletions -----------------------------------------------------------------------------------------------
 

@@ -267,6 +267,10 @@ class BreakerStore:
         with self.writes.request():
             self._inner.delete(key)
 
+    def tidy(self) -> None:
+        with self.writes.request():
+            self._inner.tidy()
+
     def probe(self) -> tuple[str, ...]:
         """The self-test is never refused: it is rare, and somebody wants to know."""
         with self.reads.request(is_refusable=False):

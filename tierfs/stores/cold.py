@@ -96,7 +96,8 @@ class ColdStore(Protocol):
         What `source` and `progress` raise passes through.
 
         Reads `source` once, from front to back. Size, and every checksum that the store keeps, are compared
-        with what was read: IntegrityError when they differ. An upload that fails leaves no parts behind.
+        with what was read: IntegrityError when they differ. An upload that fails leaves no parts behind, or is gone on
+        with when the same bytes are put again, or is removed by tidy().
         """
         ...
 
@@ -132,6 +133,10 @@ class ColdStore(Protocol):
 
         BucketMissing, AccessDenied, StoreUnavailable or StoreRefused when it cannot be used at all.
         """
+        ...
+
+    def tidy(self) -> None:
+        """Remove what uploads that nobody goes on with have left, if they were begun here: nobody else's."""
         ...
 
     def close(self) -> None:

@@ -50,6 +50,9 @@ class LateStore:
     def probe(self) -> tuple[str, ...]:
         return self._opened().probe()
 
+    def tidy(self) -> None:
+        self._opened().tidy()
+
     def close(self) -> None:
         with self._lock:
             if self._store:

@@ -188,6 +188,8 @@ _ADVICE_BY_CLASS: dict[type[StoreError], str] = {
 
 def classify(status: int, code: str, operation: str) -> type[StoreError]:
     """Which error a refusal is, by S3's error code first (a HEAD has none), then by HTTP status."""
+    if code == "NoSuchUpload" and operation in ("list_parts", "abort_multipart_upload"):
+        return ObjectMissing
     if code in _CLASSES:
         return _CLASSES[code]
     if status == 404:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 from isal import isal_zlib
 
-from tierfs.core.errors import IntegrityError, StoreError, StoreRefused, StoreUnavailable
+from tierfs.core.errors import IntegrityError, ObjectMissing, StoreRefused, StoreUnavailable
 from tierfs.core.steps import step
 from tierfs.stores.cold import ObjectInfo, Progress, Source
 from tierfs.stores.s3_answers import (
@@ -25,6 +26,7 @@ from tierfs.stores.s3_answers import (
     plan_part_size,
     plan_threads,
 )
+from tierfs.stores.s3_pending import PendingUploads, body_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +91,26 @@ def upload_whole(wire: Wire, target: Target, body: bytes, abilities: Abilities) 
 
 
 def upload_parts(
-    wire: Wire, target: Target, source: Source, abilities: Abilities, sizes: TransferSizes, progress: Progress
+    wire: Wire,
+    target: Target,
+    source: Source,
+    abilities: Abilities,
+    sizes: TransferSizes,
+    pending: PendingUploads,
+    progress: Progress,
 ) -> Written:
-    """Multipart upload, the source read once from front to back; `progress` is called in the caller's thread."""
+    """Multipart upload, the source read once from front to back; `progress` is called in the caller's thread.
+
+    Parts that an earlier try left are compared, and not sent again.
+    """
     size, part_size = source.size, plan_part_size(source.size, sizes)
     md5s: list[bytes] = []
     # Needed only where the ETag of a multipart object may be the MD5 of all of it.
     whole_md5 = None if abilities.composite_etags or not abilities.md5_etags else hashlib.md5(usedforsecurity=False)
     crc32 = 0
     checksums = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if abilities.crc32 else {}
-    with _multipart(wire, target, checksums) as upload_id:
+    body_id = body_of(target.metadata, size, part_size, target.extra, checksums)
+    with _multipart(wire, target, checksums, pending, body_id) as upload:
         with _Parts(plan_threads(part_size, sizes), progress) as parts:
             for offset in range(0, size, part_size):
                 parts.make_room()
@@ -108,11 +120,14 @@ def upload_parts(
                 crc32 = isal_zlib.crc32(body, crc32)
                 if whole_md5 is not None:
                     whole_md5.update(body)
-                parts.start(_upload_part, wire, target.key, upload_id, len(md5s), body, digest, abilities)
+                if upload.has(len(md5s), digest, len(body)):
+                    parts.keep(_Part(len(md5s), plain_etag(upload.there[len(md5s)].get("ETag")), len(body)))
+                else:
+                    parts.start(_upload_part, wire, target.key, upload.id, len(md5s), body, digest, abilities)
                 del body  # only the request holds it now
             finished = parts.finish()
         final = {"ChecksumCRC32": crc32_text(crc32), "ChecksumType": "FULL_OBJECT"} if abilities.crc32 else {}
-        answer = _complete(wire, target.key, upload_id, finished, final)
+        answer = _complete(wire, target.key, upload.id, finished, final)
     etags = {plain_etag(answer.get("ETag"))}
     if abilities.md5_etags:
         etags.add(f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}")
@@ -121,18 +136,26 @@ def upload_parts(
     return Written(size, crc32_text(crc32), frozenset(etags - {""}))
 
 
-def copy_parts(wire: Wire, target: Target, source: ObjectInfo, sizes: TransferSizes, origin: Mapping[str, Any]) -> None:
+def copy_parts(
+    wire: Wire,
+    target: Target,
+    source: ObjectInfo,
+    sizes: TransferSizes,
+    pending: PendingUploads,
+    origin: Mapping[str, Any],
+) -> None:
     """Multipart copy inside the store, for objects that CopyObject does not take."""
     # Copies cost the client nothing: as few parts as S3 allows make sense, each at most what CopyObject takes.
     part_size = max(plan_part_size(source.size, sizes), min(sizes.copy, 32 * sizes.part))
-    with _multipart(wire, target, {}) as upload_id:
+    # Its parts prove nothing about the source of today: what an earlier try left is not gone on with.
+    with _multipart(wire, target, {}, pending, f"copy {uuid.uuid4().hex}") as upload:
         with _Parts(plan_threads(1, sizes), lambda _moved: None) as parts:
             for number, offset in enumerate(range(0, source.size, part_size), start=1):
                 parts.make_room()
                 extent = f"bytes={offset}-{min(offset + part_size, source.size) - 1}"
-                parts.start(_copy_part, wire, target.key, upload_id, number, {**origin, "CopySourceRange": extent})
+                parts.start(_copy_part, wire, target.key, upload.id, number, {**origin, "CopySourceRange": extent})
             finished = parts.finish()
-        _complete(wire, target.key, upload_id, finished, {})
+        _complete(wire, target.key, upload.id, finished, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +186,11 @@ class _Parts:
 
     def start(self, function: Callable[..., _Part], *arguments: Any) -> None:
         self._running.add(self._pool.submit(function, *arguments))
+
+    def keep(self, part: _Part) -> None:
+        """A part that the store has already."""
+        self._finished.append(part)
+        self._progress(part.size)
 
     def make_room(self) -> None:
         """Wait until another part may be read into memory."""
@@ -212,9 +240,58 @@ def _compare_md5(etag: str, answer: dict[str, Any], digest: Digest, abilities: A
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An upload in parts. `there` are the parts that the store has from an earlier try, by number."""
+
+    id: str
+    there: Mapping[int, Mapping[str, Any]]
+
+    def has(self, number: int, digest: Digest, size: int) -> bool:
+        """Whether a part is there, and certainly this one."""
+        part = self.there.get(number, {})
+        is_proven = plain_etag(part.get("ETag")) == digest.md5.hex() or (
+            part.get("ChecksumCRC32") == crc32_text(digest.crc32)
+        )
+        return is_proven and part.get("Size") == size
+
+
 @contextmanager
-def _multipart(wire: Wire, target: Target, checksums: Mapping[str, str]) -> Iterator[str]:
-    """An upload that is aborted when the block fails, whatever the reason."""
+def _multipart(
+    wire: Wire, target: Target, checksums: Mapping[str, str], pending: PendingUploads, body: str
+) -> Iterator[_Upload]:
+    """An upload, new or left by an earlier try, of which nothing is forgotten when the block fails."""
+    with pending.using(target.key):
+        upload = _found(wire, target.key, pending, body) or _begun(wire, target, checksums, pending, body)
+        try:
+            yield upload
+        except BaseException as error:
+            pending.failed(wire, target.key, upload.id, error)
+            raise
+        pending.ended(target.key)
+
+
+def _found(wire: Wire, key: str, pending: PendingUploads, body: str) -> _Upload | None:
+    """The upload of the same body that was begun before, with its parts, if the store still has it."""
+    noted = pending.find(key, body)
+    if noted is None:
+        return None
+    there: dict[int, Mapping[str, Any]] = {}
+    marker: dict[str, Any] = {}
+    try:
+        while True:
+            page = wire.call("list_parts", key, UploadId=noted.upload_id, **marker)
+            there.update((part["PartNumber"], part) for part in page.get("Parts", ()))
+            after = page.get("NextPartNumberMarker")
+            if not page.get("IsTruncated") or after in (None, *marker.values()):
+                return _Upload(noted.upload_id, there)
+            marker = {"PartNumberMarker": after}
+    except (ObjectMissing, StoreRefused):  # the store has forgotten it, or cannot tell
+        return None
+
+
+def _begun(wire: Wire, target: Target, checksums: Mapping[str, str], pending: PendingUploads, body: str) -> _Upload:
+    pending.abort(wire, target.key)
     with step("multipart.begin"):
         created = wire.call(
             "create_multipart_upload", target.key, Metadata=dict(target.metadata), **target.extra, **checksums
@@ -222,15 +299,8 @@ def _multipart(wire: Wire, target: Target, checksums: Mapping[str, str]) -> Iter
     upload_id = str(created.get("UploadId") or "")
     if not upload_id:
         raise Refuted(StoreUnavailable, NOT_S3)
-    try:
-        yield upload_id
-    except BaseException as error:
-        try:
-            with step("multipart.abort"):
-                wire.call("abort_multipart_upload", target.key, UploadId=upload_id)
-        except StoreError as second:
-            error.add_note(f"the unfinished upload {upload_id} could not be removed: {second}")
-        raise
+    pending.begun(target.key, upload_id, body)
+    return _Upload(upload_id, {})
 
 
 def _complete(
