@@ -118,9 +118,9 @@ class ChunkCache:
     def used(self, ref: ObjectRef, chunk_size: int, indices: Iterable[int]) -> None:
         """Somebody read chunks from their files."""
         keys = [chunk_key(ref, chunk_size, index) for index in indices]
+        self._mark_used(keys)
         with self._counting:
             self.counters.hits += len(keys)
-        self._mark_used(keys)
 
     def cached_bytes(self, ref: ObjectRef) -> int:
         """How many bytes of an object are here."""
