@@ -182,21 +182,22 @@ async def test_what_is_read_from_its_file_stays_in_the_cache(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The least recently used chunks go first, and those are used that no call asked for."""
-    cache = ChunkCache(tmp_path / "small", 10 * CHUNK)
+    cache = ChunkCache(tmp_path / "small", 32 * CHUNK)
     async with cached(bucket, cache, monkeypatch) as (hydrator, ref, calls):
         hits = cache.counters.hits
-        assert await read(hydrator.reader(ref), 0, 10) == bucket.objects["k"][:10]
+        assert await read(hydrator.reader(ref), CHUNK, 10) == bucket.objects["k"][CHUNK : CHUNK + 10]
         with trio.fail_after(PATIENCE_S):
             while cache.counters.hits == hits:
                 await trio.sleep(0.01)
         assert set(calls.names) <= {"mark_used", "cached_files"}
-        other = bucket.add(5 * CHUNK, "other", chunk_size=CHUNK)
-        for index in range(5):
+        other = bucket.add(32 * CHUNK, "other", chunk_size=CHUNK)
+        for index in range(32):
             assert await read(hydrator.reader(other), index * CHUNK, 1)
-        await settled(hydrator)
-        kept = files_of(cache, ref)
-        assert 0 in kept
-        assert 1 not in kept
+            await settled(hydrator)
+            if 2 not in (kept := files_of(cache, ref)):
+                break
+        assert 2 not in kept
+        assert 1 in kept
     cache.close()
 
 
