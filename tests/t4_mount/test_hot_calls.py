@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.mappings import Mapping
 from tests.mounting import Mount
 from tests.t4_mount.children import STRANGER, run_as
 from tests.t4_mount.modes import MODES, is_passed_through, mounted_in_mode, relative, wait_until_all_is_closed
@@ -29,9 +30,6 @@ KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -351,15 +349,15 @@ def test_shared_mappings_are_one_with_the_file(mount: Mount, pair: tuple[Path, P
 
 
 @contextmanager
-def mapped_without_descriptor(path: Path, length: int) -> Iterator[int]:
-    """The address of a shared writable mapping of a file that nobody has open any more."""
+def mapped_without_descriptor(path: Path, length: int) -> Iterator[Mapping]:
+    """A shared writable mapping of a file that nobody has open any more."""
     fd = os.open(path, os.O_RDWR)
-    address = _libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+    mapping = Mapping(fd, length)
     os.close(fd)
     try:
-        yield address
+        yield mapping
     finally:
-        _libc.munmap(address, length)
+        mapping.close()
 
 
 def test_a_file_that_is_mapped_for_writing_is_not_released(mount: Mount, place: Path) -> None:
@@ -368,9 +366,9 @@ def test_a_file_that_is_mapped_for_writing_is_not_released(mount: Mount, place: 
     path.write_bytes(b"first")
     if is_passed_through(mount):
         wait_until_all_is_closed(mount)
-    with mapped_without_descriptor(path, 4096) as address:
+    with mapped_without_descriptor(path, 4096) as mapping:
         outcomes = mount.outcomes("release", relative(mount, path))
-        ctypes.memmove(address, b"later", 5)
+        mapping.store(0, b"later")
         assert [one.result for one in outcomes] == ["failed"], outcomes
         assert "writing" in outcomes[0].reason
         assert path.read_bytes() == b"later"

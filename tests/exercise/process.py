@@ -1,0 +1,74 @@
+"""An application as a process: takes orders as JSON lines on standard input, and answers each with one line.
+
+    python -m tests.exercise.process ROOT SEED HABITS NOTE
+
+{"do": "run", "count": N}, {"do": "settle"} and {"do": "verify"} are answered with {"operations", "counts"}, or with
+{"failure": TEXT}, after which it ends and leaves all as it is. NOTE is a file that holds the number of the operation
+at any time, also when a signal ends the process.
+"""
+
+import faulthandler
+import json
+import mmap
+import os
+import struct
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.exercise.application import Application, Mismatch
+from tests.exercise.habits import HABITS
+
+_NUMBER = struct.Struct("<Q")
+
+
+def main(arguments: list[str]) -> None:
+    """Until there are no more orders."""
+    faulthandler.enable()
+    root, seed, habits, note = arguments
+    application = Application(Path(root), seed, HABITS[habits])
+    with open(note, "w+b") as file:
+        file.truncate(mmap.PAGESIZE)
+        number = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+    for line in sys.stdin:
+        try:
+            _obey(application, json.loads(line), number)
+        except Mismatch as mismatch:
+            _answer({"failure": str(mismatch)})
+            os._exit(1)  # nothing is closed: the mount is looked at as it is
+        except OSError:
+            _answer({"failure": f"{traceback.format_exc()}\n{application.history(None)}"})
+            os._exit(1)
+        _answer({"operations": application.operations, "counts": application.counts})
+
+
+def _obey(application: Application, order: dict[str, Any], number: mmap.mmap) -> None:
+    match order["do"]:
+        case "make":
+            application.make_directories()
+        case "run":
+            for _ in range(order["count"]):
+                _NUMBER.pack_into(number, 0, application.operations + 1)
+                application.step()
+        case "settle":
+            application.settle()
+        case "verify":
+            application.verify()
+
+
+def operation_of(note: Path) -> int:
+    """The number of the operation that an application is at."""
+    try:
+        (number,) = _NUMBER.unpack_from(note.read_bytes())
+    except struct.error:
+        return 0
+    return int(number)
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
