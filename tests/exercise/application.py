@@ -128,11 +128,9 @@ class Application:
         return (self.operations.to_bytes(8, "little") + self._pool[start + 8 : start + size])[:size]
 
     def _handle(self, is_fit: Callable[[Handle], bool]) -> Open | None:
-        """An open file; None where the one that chance chose is not fit, and then there is one more of them."""
-        if self._opened:
-            one = self._one_of(self._opened)
-            if is_fit(one.handle):
-                return one
+        """An open file that is fit; None where none is, and then there is one more of them."""
+        if fit := [one for one in self._opened if is_fit(one.handle)]:
+            return self._one_of(fit)
         self._open()
         return None
 

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.exercise.habits import CHUNK, HABITS
 from tests.exercise.operators import Operators
 from tests.exercise.team import Failure, Team, team
 from tests.mounting import Mount, Plan, directory, mounted
-from tests.servers import rclone
+from tests.servers import S3Server, rclone
 
 BUCKET = "exercise"
 HABIT = "everything"
@@ -59,45 +59,59 @@ class Result:
         )
 
 
+@contextmanager
+def bucket_server(home: Path) -> Iterator[S3Server]:
+    """A server with the bucket, whose objects are files in home/server. ServerMissing."""
+    with rclone(home / "server") as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+def plan_of(home: Path, server: S3Server, mode: str, *flags: str) -> Plan:
+    """The mount; what it needs is made, and a directory for evidence."""
+    flags = (*FLAGS, "--endpoint-url", server.endpoint_url, f"--passthrough={mode}", *flags)
+    plan = Plan(home, f"s3://{BUCKET}", flags=flags, environment=server.environment)
+    plan.make_directories()
+    (home / "evidence").mkdir()
+    return plan
+
+
 def run(exercise: Exercise) -> Result:
     """Do it. Failure; whatever a mount raises."""
-    with ExitStack() as exits:
-        home = exits.enter_context(directory())
-        server = exits.enter_context(rclone(home / "server"))
-        server.create_bucket(BUCKET)
-        flags = (*FLAGS, "--endpoint-url", server.endpoint_url, f"--passthrough={exercise.mode}")
-        plan = Plan(home, f"s3://{BUCKET}", flags=flags, environment=server.environment)
-        plan.make_directories()
-        exits.enter_context(evidence.kept(plan, exercise.keep))
-        (home / "evidence").mkdir()
+    with directory() as home, bucket_server(home) as server:
+        plan = plan_of(home, server, exercise.mode)
         habits = [HABIT] * exercise.applications
-        players = exits.enter_context(team(plan.mountpoint, exercise.seed, habits, home / "evidence"))
-        return _bursts(exercise, plan, players)
+        with (
+            evidence.kept(plan, exercise.keep),
+            team(plan.mountpoint, exercise.seed, habits, home / "evidence") as players,
+        ):
+            return _bursts(exercise, plan, players)
 
 
 def _bursts(exercise: Exercise, plan: Plan, players: Team) -> Result:
     result = Result(exercise)
+    names = names_of([HABIT] * exercise.applications)
     began = time.monotonic()
+
+    def progress() -> None:
+        result.seconds = time.monotonic() - began
+        result.operations, result.counts = players.operations, players.counts()
+        exercise.progress(str(result))
+
     while result.operations < exercise.operations:
         with serving(plan) as mount:
             players.each("verify" if result.mounts else "make")
             result.mounts += 1
-            names = names_of([HABIT] * exercise.applications)
             with result.operators.at_work(mount, names, f"{exercise.seed}/{result.mounts}"):
-                left = exercise.operations - result.operations
-
-                def progress() -> None:
-                    result.seconds = time.monotonic() - began
-                    result.operations, result.counts = players.operations, players.counts()
-                    exercise.progress(str(result))
-
-                players.run(min(left, exercise.burst), progress)
+                players.run(min(exercise.operations - result.operations, exercise.burst), progress)
             players.each("settle")
+            # With nothing open most of it goes: the next mount begins with cold files.
+            result.operators.note("release", mount.outcomes("release", *names[result.mounts % 3 :: 3]))
             _expect_nothing_unusual(mount, result.operators)
     with serving(plan) as mount:
         players.each("verify")
         wait_until_clean(mount)
-    result.seconds = time.monotonic() - began
+    progress()
     return result
 
 

@@ -11,7 +11,7 @@ from tests.mounting import Mount
 from tierfs.core.reports import Outcome, Verb
 
 _VERBS: tuple[Verb, ...] = ("release", "release", "release", "archive", "archive", "restore", "restore")
-_MOST_AT_ONCE = 4
+_MOST_AT_ONCE = 8
 #: Longest time, in seconds, that a move of a few small files may take on a busy machine.
 _PATIENCE_S = 120.0
 #: Why a file is not moved while an application uses, changes or replaces it.
@@ -44,12 +44,12 @@ class Operators:
                 if outcome.result == "done":
                     self.moved[verb] += 1
                 elif outcome.result == "failed":
-                    self.refused[outcome.reason] += 1
+                    self.refused[re.sub(r"to .*, which", "to another file, which", outcome.reason)] += 1
                     if not _USUAL.fullmatch(outcome.reason):
                         self.unusual.append(f"{verb} of {outcome.path!r}: {outcome.reason}")
 
     @contextmanager
-    def at_work(self, mount: Mount, names: Sequence[str], seed: str, count: int = 2) -> Iterator[None]:
+    def at_work(self, mount: Mount, names: Sequence[str], seed: str, count: int = 6) -> Iterator[None]:
         """Operators that move these files of a mount for as long as the block lasts."""
         is_over = threading.Event()
         errors: list[Exception] = []

@@ -18,12 +18,19 @@ _PATIENCE_S = 120.0
 def mounted_in_mode(mode: str) -> Iterator[Mount]:
     """A mount that is in one mode; where the kernel has no passthrough, that is a missing prerequisite."""
     with directory() as home, ExitStack() as exits:
-        try:
+        with needing_passthrough():
             made = exits.enter_context(mounted(Plan(home, flags=(f"--passthrough={mode}",))))
-        except MountFailed as failure:
-            require("passed through" not in failure.output, f"no kernel passthrough here: {failure.output}")
-            raise
         yield made
+
+
+@contextmanager
+def needing_passthrough() -> Iterator[None]:
+    """A mount that fails in the block because the kernel has no passthrough is a missing prerequisite."""
+    try:
+        yield
+    except MountFailed as failure:
+        require("passed through" not in failure.output, f"no kernel passthrough here: {failure.output}")
+        raise
 
 
 def is_passed_through(mount: Mount) -> bool:
