@@ -1,14 +1,12 @@
 """Run the exerciser from the command line."""
 
 import argparse
-import os
 import secrets
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.exercise.bursts import Exercise, run
-from tests.mounting import MountFailed
+from tests.exercise.command import Progress, verdict
 
 MODES = {"passthrough": "required", "plain": "off"}
 
@@ -27,28 +25,15 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """0: no mismatch. 1: there is one, or another failure; what was found is said and kept."""
     given = arguments()
-    is_terminal = sys.stderr.isatty()
 
-    def progress(line: str) -> None:
-        if is_terminal:
-            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+    def work(progress: Progress, keep: Path) -> str:
+        mode = MODES[given.mode]
+        exercise = Exercise(given.operations, given.seed, mode, given.burst, given.applications, keep, progress)
+        result = run(exercise)
+        refused = [f"  not moved: {count} x {reason}" for reason, count in result.operators.refused.most_common()]
+        return "\n".join([f"no mismatch: {result}", *refused])
 
-    keep = Path(tempfile.gettempdir(), f"tierfs-exercise-{given.seed}-{os.getpid()}")
-    print(f"seed {given.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="e-") as runtime:
-        os.environ["TIERFS_RUNTIME_DIR"] = runtime
-        exercise = Exercise(
-            given.operations, given.seed, MODES[given.mode], given.burst, given.applications, keep, progress
-        )
-        try:
-            result = run(exercise)
-        except (AssertionError, MountFailed) as failure:
-            print("\n".join([f"FAILED: {failure}", *getattr(failure, "__notes__", [])]))
-            return 1
-    print(f"no mismatch: {result}")
-    for reason, count in result.operators.refused.most_common():
-        print(f"  not moved: {count} x {reason}")
-    return 0
+    return verdict(given.seed, work)
 
 
 if __name__ == "__main__":

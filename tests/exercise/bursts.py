@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.exercise import evidence
+from tests.exercise.command import Progress
 from tests.exercise.habits import CHUNK, HABITS
 from tests.exercise.operators import Operators
 from tests.exercise.team import Failure, Team, team
@@ -35,7 +36,7 @@ class Exercise:
     burst: int = 50_000
     applications: int = 4
     keep: Path | None = None
-    progress: Callable[[str], None] = field(default=lambda line: None)
+    progress: Progress = field(default=lambda line: None)
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ def _habits(*weights: Mapping[str, int], is_patient: bool = True) -> Habits:
 #: A mapping is SIGBUS where a store fails for good, so those who are patient have none.
 _PATIENT_READS = {name: weight for name, weight in _READS.items() if name != "load"}
 _PATIENT_WRITES = {name: weight for name, weight in _WRITES.items() if name != "store"}
-_PATIENT_HANDLES = {"open": 25, "close": 25, "move_on": 15}
+_PATIENT_HANDLES = {"open": 25, "close": 25, "move_on": 1}
 
 HABITS = {
     "everything": _habits(_READS, _WRITES, _HANDLES, _NAMES, _DIRECTORIES, is_patient=False),
