@@ -346,7 +346,7 @@ class Application:
 
     def _map(self) -> None:
         one = self._handle(_can_map)
-        if len(self._mapped) >= self._habits.most_open:
+        if len(self._mapped) >= self._habits.most_mapped:
             self._unmap()
         if one:
             is_writable = one.handle.can_write and self._random.random() < 0.7

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 CHUNK = 16 << 10
 _READS = {"read": 260, "read_on": 90, "load": 90, "whole": 4, "direct": 10, "stat": 30}
 _WRITES = {"write": 180, "write_on": 90, "store": 50, "truncate": 15, "sync": 8, "copy": 10}
-_HANDLES = {"open": 25, "close": 25, "map": 15, "unmap": 15, "move_on": 15}
+_HANDLES = {"open": 25, "close": 25, "map": 4, "unmap": 4, "move_on": 15}
 _NAMES = {"rename": 6, "unlink": 4, "link": 3, "swap": 2, "list": 2}
 _DIRECTORIES = {"swap_directories": 1, "move_directory": 1}
 
@@ -23,6 +23,7 @@ class Habits:
     files: int = 16  # of each directory
     at_hand: int = 8
     most_open: int = 4
+    most_mapped: int = 10  # they outlive their descriptors
     largest_bytes: int = 160 << 10
     is_patient: bool = False
 
