@@ -22,7 +22,7 @@ _USUAL = re.compile(
             *("it has .* hard links", ".*while it was being archived", ".*while it was being restored", "not archived"),
             *("it is being changed", "being archived", "being restored", "already archived", "already hot"),
             *("replaced while its object was looked at", "an open file still reads the older object.*"),
-            *("its object key still belongs to .*, which was renamed", "open or mapped for writing"),
+            *("its object key still belongs to .*, which was renamed", "open or mapped"),
         )
     )
 )

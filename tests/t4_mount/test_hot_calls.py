@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
-from tests.mappings import Mapping
+from tests.mappings import READ, READ_WRITE, Mapping
 from tests.mounting import Mount
 from tests.t4_mount.children import STRANGER, run_as
 from tests.t4_mount.modes import MODES, is_passed_through, mounted_in_mode, relative, wait_until_all_is_closed
@@ -349,10 +349,10 @@ def test_shared_mappings_are_one_with_the_file(mount: Mount, pair: tuple[Path, P
 
 
 @contextmanager
-def mapped_without_descriptor(path: Path, length: int) -> Iterator[Mapping]:
-    """A shared writable mapping of a file that nobody has open any more."""
-    fd = os.open(path, os.O_RDWR)
-    mapping = Mapping(fd, length)
+def mapped_without_descriptor(path: Path, length: int, protection: int) -> Iterator[Mapping]:
+    """A shared mapping of a file that nobody has open any more."""
+    fd = os.open(path, os.O_RDWR if protection & mmap.PROT_WRITE else os.O_RDONLY)
+    mapping = Mapping(fd, length, protection)
     os.close(fd)
     try:
         yield mapping
@@ -360,18 +360,24 @@ def mapped_without_descriptor(path: Path, length: int) -> Iterator[Mapping]:
         mapping.close()
 
 
-def test_a_file_that_is_mapped_for_writing_is_not_released(mount: Mount, place: Path) -> None:
-    """Also when its descriptor is closed: in passthrough the daemon does not see the mapping; stores would be lost."""
+@pytest.mark.parametrize("protection", [READ, READ_WRITE], ids=["reading", "writing"])
+def test_a_file_that_is_mapped_is_not_released(mount: Mount, place: Path, protection: int) -> None:
+    """In passthrough the daemon does not see a mapping: its stores would be lost, its loads would be of old bytes."""
     path = place / "file"
     path.write_bytes(b"first")
-    if is_passed_through(mount):
-        wait_until_all_is_closed(mount)
-    with mapped_without_descriptor(path, 4096) as mapping:
+    with mapped_without_descriptor(path, 4096, protection) as mapping:
+        if is_passed_through(mount):
+            wait_until_all_is_closed(mount)
         outcomes = mount.outcomes("release", relative(mount, path))
-        mapping.store(0, b"later")
+        with open(path, "r+b") as file:
+            file.write(b"later")
+        assert mapping.load(0, 5) == b"later"
+        if mapping.can_store:
+            mapping.store(0, b"again")
         assert [one.result for one in outcomes] == ["failed"], outcomes
-        assert "writing" in outcomes[0].reason
-        assert path.read_bytes() == b"later"
+        assert "open" in outcomes[0].reason
+        content = path.read_bytes()
+        assert content == (b"again" if mapping.can_store else b"later")
     wait_until_all_is_closed(mount)
     mount.release(relative(mount, path))
-    assert path.read_bytes() == b"later"
+    assert path.read_bytes() == content

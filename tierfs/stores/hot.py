@@ -328,19 +328,20 @@ class HotTier:
         self._link_descriptor(by_fd(fd), path)
 
     def why_busy(self, path: bytes) -> str:
-        """Why stores may still reach the bytes of a file that this process believes closed; empty when none can.
+        """Why the bytes of a file that this process believes closed may still be in use; empty when they cannot.
 
-        A shared mapping of a file that the kernel passes through outlives its handle: only the kernel knows of it. A
-        read lease is refused while anybody can write (fcntl(2), F_SETLEASE). Where leases may not be used (EACCES,
-        EINVAL) there is no passthrough either.
+        A mapping of a file that the kernel passes through outlives its handle: only the kernel knows of it. Without
+        the file's inode its stores would be lost, and its loads would be of bytes that others have changed since. A
+        write lease is refused while anybody else has the file open or mapped (fcntl(2), F_SETLEASE). Where leases may
+        not be used (EACCES, EINVAL) there is no passthrough either.
         """
         fd = self.open(path, os.O_RDONLY)
         try:
             fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # to an opener in between; SIGIO would end the process
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:
-            return "open or mapped for writing" if error.errno == errno.EAGAIN else ""
+            return "open or mapped" if error.errno == errno.EAGAIN else ""
         finally:
             os.close(fd)
         return ""
