@@ -4,16 +4,16 @@ import errno
 import mmap
 import os
 import random
-from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from tests.exercise.habits import CHUNK, Habits
+from tests.exercise.witness import Witness
 from tests.mappings import READ, READ_WRITE, Mapping
-from tests.model import Handle, Model, Node
+from tests.model import Handle, Node
 from tests.t4_mount.operations import EXCHANGE, NOREPLACE, rename2
 
 _T = TypeVar("_T")
@@ -25,13 +25,6 @@ _FLAGS = (
     *(os.O_RDWR | os.O_APPEND, os.O_WRONLY | os.O_APPEND),
 )
 _TRUNCATING = os.O_RDWR | os.O_TRUNC
-#: Operations that are remembered, and those of them that are told of the file that differs.
-_REMEMBERED = 50_000
-_TOLD = 40
-
-
-class Mismatch(AssertionError):
-    """What was seen is not what the model says; the message tells it all."""
 
 
 @dataclass(eq=False, slots=True)
@@ -43,29 +36,25 @@ class Open:
     position: int = 0
 
 
-class Application:
+class Application(Witness):
     """Random operations below `root`, which it makes. What it does follows from `seed` alone.
 
     INVARIANT: between two operations the directory is as the model says, wherever its bytes are.
     """
 
     def __init__(self, root: Path, seed: str, habits: Habits) -> None:
-        self._root = os.fsencode(root)
+        super().__init__(root, habits.is_patient)
         self._habits = habits
         self._random = random.Random(seed)
         self._pool = self._random.randbytes(1 << 20)
-        self._model = Model()
         self._directories = [name.encode() for name in habits.directory_names()]
         self._names = [name.encode() for name in habits.names()]
         self._at_hand = self._random.sample(self._names, habits.at_hand)
         self._opened: list[Open] = []
         self._mapped: list[tuple[Mapping, Node]] = []
         self._direct_buffer = mmap.mmap(-1, CHUNK)
-        self._remembered: deque[tuple[object, ...]] = deque(maxlen=_REMEMBERED)
         self._acts: list[Callable[[], None]] = [getattr(self, f"_{name}") for name in habits.weights]
         self._weights = list(accumulate(habits.weights.values()))
-        self.operations = 0
-        self.counts: Counter[str] = Counter()
 
     def make_directories(self) -> None:
         """Before anything else."""
@@ -81,7 +70,7 @@ class Application:
         try:
             act()
         except OSError as error:
-            if not self._habits.is_patient or error.errno != errno.EIO:
+            if not self._is_patient or error.errno != errno.EIO:
                 raise
             self.counts["errors"] += 1
             self._note("failed with EIO", None)
@@ -104,9 +93,6 @@ class Application:
             self._compare_whole(path)
 
     # -- choosing ------------------------------------------------------------------------------------------------
-
-    def _at(self, path: bytes) -> bytes:
-        return self._root + b"/" + path
 
     def _below(self, limit: int) -> int:
         return int(self._random.random() * limit)
@@ -138,79 +124,6 @@ class Application:
         """A name at hand that is there."""
         name = self._one_of(self._at_hand)
         return name if name in self._model.nodes else None
-
-    # -- comparing -----------------------------------------------------------------------------------------------
-
-    def _note(self, what: str, node: Node | None, *rest: object) -> None:
-        self._remembered.append((self.operations, what, node, *rest))
-
-    def _compare(self, what: str, node: Node, offset: int, got: bytes, wanted: bytes | bytearray) -> None:
-        self.counts["compared_bytes"] += len(got)
-        if got == wanted:
-            return
-        if self._habits.is_patient and wanted.startswith(got):
-            self.counts["short_reads"] += 1  # the kernel gives what it has, when what follows fails
-            return
-        pairs = zip(got, wanted, strict=False)
-        at = next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(got), len(wanted)))
-        self._differs(
-            node,
-            f"{what} at {offset}: the first difference is at offset {offset + at}, "
-            f"got {len(got)} bytes, there {got[at : at + 24].hex()}, "
-            f"wanted {len(wanted)}, there {bytes(wanted[at : at + 24]).hex()}; "
-            f"{sum(one != other for one, other in zip(got, wanted, strict=False))} bytes differ",
-        )
-
-    def _differs(self, node: Node | None, what: str) -> NoReturn:
-        raise Mismatch(f"{what}\n{self.history(node)}")
-
-    def history(self, node: Node | None) -> str:
-        """What was done to a file, the latest last; None: to all."""
-        told = [entry for entry in self._remembered if node is None or entry[2] in (node, None)][-_TOLD:]
-        names = [os.fsdecode(path) for path, other in self._model.nodes.items() if other is node]
-        lines = [f"  {entry[0]}: {entry[1]} {' '.join(map(str, entry[3:]))}" for entry in told]
-        is_open = [one.handle.flags for one in self._opened if one.handle.node is node]
-        about = f"operation {self.operations}; names {names}; open with flags {is_open}" if node else "all files"
-        return "\n".join([f"{about}; its last operations:", *lines])
-
-    def _both(self, real: Callable[[], _T], modelled: Callable[[], object]) -> _T | None:
-        """Do the same to the mount and to the model; None where both refuse it, with the same errno."""
-        try:
-            result = real()
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise  # no directory says that: it has not happened
-            try:
-                modelled()
-            except OSError as expected:
-                if expected.errno == error.errno:
-                    return None
-            raise
-        try:
-            modelled()
-        except OSError as expected:
-            self._differs(None, f"operation {self.operations} succeeded instead of {expected}")
-        return result
-
-    def _compare_names(self, directory: bytes) -> None:
-        got = sorted(os.listdir(self._at(directory)))
-        start = len(directory) + 1
-        wanted = sorted(path[start:] for path in self._model.nodes if path.startswith(directory + b"/"))
-        if got != wanted:
-            self._differs(None, f"names in {directory!r}: got {got}, wanted {wanted}")
-
-    def _compare_stat(self, path: bytes) -> None:
-        node = self._model.nodes[path]
-        st = os.stat(self._at(path))
-        links = sum(other is node for other in self._model.nodes.values())
-        if (st.st_size, st.st_nlink) != (len(node.data), links):
-            seen = f"got {st.st_size} bytes and {st.st_nlink} names, wanted {len(node.data)} and {links}"
-            self._differs(node, f"stat of {path!r}: {seen}")
-
-    def _compare_whole(self, path: bytes) -> None:
-        node = self._model.nodes[path]
-        with open(self._at(path), "rb", buffering=0) as file:
-            self._compare(f"whole {path!r}", node, 0, file.readall(), node.data)
 
     # -- descriptors ---------------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.exercise.application import Application, Mismatch
+from tests.exercise.application import Application
 from tests.exercise.habits import HABITS
+from tests.exercise.witness import Mismatch
 
 _NUMBER = struct.Struct("<Q")
 
