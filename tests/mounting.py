@@ -37,6 +37,7 @@ _STOP_S = 120.0
 _PASSING_REASONS = (
     "open",
     "open for writing",
+    "open or mapped",
     "opened for writing while it was being archived",
     "replaced while its object was looked at",
     "an open file still reads the older object that has its key",

@@ -237,17 +237,20 @@ class Server:
                         self._jobs[number].stop.set()
 
     def _run(self, number: int, job: Job, name: str, arguments: tuple[Any, ...], fd: Fd | None) -> None:
+        # Whoever hears the answer may count on the file to be closed here: a file that is open is not released.
+        answer = self._answer(number, job, name, arguments if fd is None else (fd, *arguments))
+        if fd is not None:
+            os.close(fd)
+        del self._jobs[number]
+        self._line.send(*answer)
+
+    def _answer(self, number: int, job: Job, name: str, arguments: tuple[Any, ...]) -> tuple[object, ...]:
         try:
-            given = arguments if fd is None else (fd, *arguments)
-            self._line.send("returned", number, getattr(self._side, name)(job, *given))
+            return "returned", number, getattr(self._side, name)(job, *arguments)
         except Exception as error:
             if not isinstance(error, TierfsError | OSError):
                 logging.getLogger("tierfs").exception("a call of the cold process (%s) met a defect of tierfs", name)
-            self._line.send("raised", number, error)
-        finally:
-            del self._jobs[number]
-            if fd is not None:
-                os.close(fd)
+            return "raised", number, error
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.measures import Odometer
+from tierfs.stores.hot import HotTier
 
 CHUNK = 1 << 16
 
@@ -115,6 +116,17 @@ async def test_a_file_becomes_an_object_and_its_chunks_come_back(cold: Cold, tmp
     assert b"".join(again[index].view for index in range(4)) == content
     assert await cold.tier.evict(ref) == 4
     assert (await cold.tier.numbers()).store.bytes_downloaded == len(content)
+
+
+async def test_a_file_is_closed_when_its_put_is_answered(cold: Cold, tmp_path: Path) -> None:
+    """A file that anybody still has open is not released, and the answer is what a release waits for."""
+    root = Fd(os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY))
+    hot = HotTier(root)
+    for number in range(50):
+        await put(cold, tmp_path, b"%d" % number)
+        assert hot.why_busy(b"file") == ""
+    hot.close()
+    os.close(root)
 
 
 async def test_chunks_that_do_not_adjoin_are_never_fetched_as_one(cold: Cold, tmp_path: Path) -> None:
