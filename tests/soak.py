@@ -137,9 +137,9 @@ def run(soak: Soak) -> Result:
             evidence.kept(plan, soak.keep),
             team(plan.mountpoint, soak.seed, HABITS, home / "evidence") as players,
         ):
-            with serving(plan) as mount:
+            with serving(plan, players) as mount:
                 result = _soaked(soak, mount, proxy, players)
-            with serving(plan) as mount:
+            with serving(plan, players) as mount:
                 players.each("verify")
                 players.each("settle")
                 wait_until_clean(mount)

@@ -100,7 +100,7 @@ def _bursts(exercise: Exercise, plan: Plan, players: Team) -> Result:
         exercise.progress(str(result))
 
     while result.operations < exercise.operations:
-        with serving(plan) as mount:
+        with serving(plan, players) as mount:
             players.each("verify" if result.mounts else "make")
             result.mounts += 1
             with result.operators.at_work(mount, names, f"{exercise.seed}/{result.mounts}"):
@@ -109,7 +109,7 @@ def _bursts(exercise: Exercise, plan: Plan, players: Team) -> Result:
             # With nothing open most of it goes: the next mount begins with cold files.
             result.operators.note("release", mount.outcomes("release", *names[result.mounts % 3 :: 3]))
             _expect_nothing_unusual(mount, result.operators)
-    with serving(plan) as mount:
+    with serving(plan, players) as mount:
         players.each("verify")
         wait_until_clean(mount)
     progress()
@@ -122,9 +122,9 @@ def names_of(habits: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def serving(plan: Plan) -> Iterator[Mount]:
+def serving(plan: Plan, players: Team) -> Iterator[Mount]:
     """A mount; what it says is kept when the block fails."""
-    with mounted(plan) as mount, evidence.looked_at(mount, plan.home / "evidence"):
+    with mounted(plan) as mount, players.ended_on_failure(), evidence.looked_at(mount, plan.home / "evidence"):
         yield mount
 
 

@@ -3,14 +3,14 @@
     python -m tests.exercise.process ROOT SEED HABITS NOTE
 
 {"do": "run", "count": N}, {"do": "settle"} and {"do": "verify"} are answered with {"operations", "counts"}, or with
-{"failure": TEXT}, after which it ends and leaves all as it is. NOTE is a file that holds the number of the operation
+{"failure": TEXT}, after which it does nothing more. NOTE is a file that holds the number of the operation
 at any time, also when a signal ends the process.
 """
 
 import faulthandler
 import json
 import mmap
-import os
+import signal
 import struct
 import sys
 import traceback
@@ -35,12 +35,13 @@ def main(arguments: list[str]) -> None:
     for line in sys.stdin:
         try:
             _obey(application, json.loads(line), number)
-        except Mismatch as mismatch:
-            _answer({"failure": str(mismatch)})
-            os._exit(1)  # nothing is closed: the mount is looked at as it is
-        except OSError:
-            _answer({"failure": f"{traceback.format_exc()}\n{application.history(None)}"})
-            os._exit(1)
+        except (Mismatch, OSError) as error:
+            told = (
+                f"{error}" if isinstance(error, Mismatch) else f"{traceback.format_exc()}\n{application.history(None)}"
+            )
+            sys.stderr.writelines(f"{line}\n" for line in application.everything_remembered())
+            _answer({"failure": told})
+            signal.pause()  # nothing is closed: the mount is looked at as it is
         _answer({"operations": application.operations, "counts": application.counts})
 
 

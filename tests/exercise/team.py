@@ -102,6 +102,16 @@ class Team:
 
         self._work({member.name: batches() for member in self._members}, progress)
 
+    @contextmanager
+    def ended_on_failure(self) -> Iterator[None]:
+        """When the block fails, the applications end before what they have open is in anybody's way."""
+        try:
+            yield
+        except BaseException:
+            for member in self._members:
+                _end(member.process)
+            raise
+
     def _work(self, orders: dict[str, Iterator[dict[str, Any]]], progress: Callable[[], None]) -> None:
         with selectors.DefaultSelector() as answers:
             for member in self._members:
@@ -149,5 +159,6 @@ def team(root: Path, seed: str, habits: Sequence[str], evidence: Path) -> Iterat
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    with process:
-        process.kill()
+    process.kill()
+    with process, suppress(BrokenPipeError):
+        process.communicate()

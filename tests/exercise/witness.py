@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -64,6 +64,11 @@ class Witness:
         lines = [f"  {entry[0]}: {entry[1]} {' '.join(map(str, entry[3:]))}" for entry in told]
         about = f"operation {self.operations}; names {names}" if node else "all files"
         return "\n".join([f"{about}; its last operations:", *lines])
+
+    def everything_remembered(self) -> Iterator[str]:
+        """A line for each operation that is remembered, of whatever file; files are numbers."""
+        for number, what, node, *rest in self._remembered:
+            yield f"{number}: {what} of {id(node):x}: {' '.join(map(str, rest))}"
 
     def _both(self, real: Callable[[], _T], modelled: Callable[[], object]) -> _T | None:
         """Do the same to the mount and to the model; None where both refuse it, with the same errno."""
