@@ -80,13 +80,16 @@ def test_a_store_that_fails_for_a_while_gives_the_right_bytes(patient: Stage, na
     assert patient.mount.residency(name) == "cold"
 
 
-def test_damaged_bytes_on_the_way_are_fetched_again(patient: Stage) -> None:
-    """The CRC of the archive tells; nobody sees the wrong byte."""
-    content = content_of("damaged")
-    path = patient.cold("damaged", content)
-    patient.spoil("damaged", Fault(Kind.CORRUPT, count=1))
+@pytest.mark.parametrize("kind", [Kind.CORRUPT, Kind.SHORTEN])
+def test_damaged_bytes_on_the_way_are_fetched_again(patient: Stage, kind: Kind) -> None:
+    """The CRC of the archive tells, or the range that was announced; nobody sees the wrong byte."""
+    content = content_of(kind)
+    path = patient.cold(kind, content)
+    errors = patient.read_errors()
+    patient.spoil(kind, Fault(kind, count=1))
     assert Readers(path, [0] * READERS, len(content)).join() == [content] * READERS
-    assert patient.proxy.counts().faults == {"corrupt": 1, "latency": 2}
+    assert patient.proxy.counts().faults == {kind: 1, "latency": 2}
+    assert patient.read_errors() == errors
 
 
 def test_bytes_that_stay_damaged_are_an_error(patient: Stage) -> None:

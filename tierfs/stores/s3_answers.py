@@ -116,10 +116,11 @@ def check_range(answer: dict[str, Any], start: int, stop: int, etag: str) -> Non
     first, last = int(content_range[1]), int(content_range[2])
     if first == start and last < stop - 1:
         raise Refuted(ObjectChanged, f"it is shorter than recorded: it ends at byte {last + 1}, {stop} were expected")
-    if first != start or last != stop - 1 or length not in (None, stop - start):
-        raise Refuted(
-            StoreRefused, f"asked for bytes {start}-{stop - 1}, the store sent {content_range[0]}, {length} bytes"
-        )
+    if first != start or last != stop - 1:
+        raise Refuted(StoreRefused, f"asked for bytes {start}-{stop - 1}, the store sent {content_range[0]}")
+    if length not in (None, stop - start):
+        # Its own range says another length: damaged on the way, as a body that ends early is.
+        raise Refuted(IntegrityError, f"the store sent {length} bytes for {content_range[0]}")
 
 
 def check_written(written: Written, answer: dict[str, Any], info: ObjectInfo) -> None:
