@@ -1,6 +1,7 @@
 """What the command lines of long runs have in common: a line that says how far it is, and a verdict."""
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -16,7 +17,11 @@ _PAUSE_S = 30.0
 
 
 def verdict(seed: str, work: Callable[[Progress, Path], str]) -> int:
-    """Run `work`, which is told where to put evidence, and print what it says. 0, or 1 after a failure."""
+    """Run `work`, which is told where to put evidence, and print what it says. 0, 1 after a failure, 130 when
+    it was interrupted."""
+    # Whoever ends it, in the background of a shell too, has nothing left behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     keep = Path(tempfile.gettempdir(), f"tierfs-evidence-{seed}-{os.getpid()}")
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="e-") as runtime:
@@ -26,6 +31,8 @@ def verdict(seed: str, work: Callable[[Progress, Path], str]) -> int:
         except (AssertionError, MountFailed) as failure:
             print("\n".join([f"FAILED: {failure}", *getattr(failure, "__notes__", [])]))
             return 1
+        except KeyboardInterrupt:
+            return 130
     print(said)
     return 0
 
