@@ -205,6 +205,8 @@ class Worker:
                 nursery.start_soon(self._watch_bucket)
                 serving()
         finally:
+            # Where the connection was cut off files are still open; their backing ids went with it.
+            self.filesystem.files.modes.device = None
             fuse.stop()
             registry.unregister(self.request["mountpoint"])
 

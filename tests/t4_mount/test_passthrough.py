@@ -382,3 +382,16 @@ def test_a_mapping_changes_the_times_of_a_file(mount: Mount, place: Path) -> Non
         mapping.flush()
     wait_until_all_is_closed(mount)
     assert path.stat().st_mtime_ns == (mount.plan.hot / relative(mount, path)).stat().st_mtime_ns > 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_connection_that_is_cut_off_while_files_are_open_ends_like_any_other(mode: str) -> None:
+    """Backing ids go with the connection, whose descriptor is closed by then: nothing is given back through it."""
+    require(os.geteuid() == 0, "only root may cut a mount off")
+    with mounted_in_mode(mode) as mount, ExitStack() as exits:
+        for number in range(3):
+            file = exits.enter_context(open(mount.path / f"file-{number}", "wb", buffering=0))
+            file.write(b"some")
+        subprocess.run(["umount", "--force", "--lazy", str(mount.path)], check=True)
+        assert mount.process.wait() == 0, mount.log.read_text()
+        assert "ERROR" not in mount.log.read_text()
