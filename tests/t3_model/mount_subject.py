@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tests.model import Seen
 from tests.mounting import Mount
+from tests.t3_model.lives import Lives
 from tierfs.core.reports import Verb
 from tierfs.stores.hot import _renameat2, join
 
@@ -17,27 +18,34 @@ _AT_FDCWD = -100
 #: How long, in seconds, deletions and renames may take to reach the bucket.
 _PATIENCE_S = 120.0
 
+_DEATHS = 1  # in one example: each costs a second
+
 _VERBS: dict[str, Verb] = {"archive": "archive", "release": "release", "restore": "restore"}
 
 
 class MountSubject:
-    """An example's own directory in a mount that serves many of them."""
+    """An example's own directory in a mount that serves many of them, and dies now and then."""
 
     has_kernel = True
-    can_die = False
+    can_die = True
     _made = 0
 
-    def __init__(self, mount: Mount) -> None:
-        self._mount = mount
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+        self._deaths_left = _DEATHS
         MountSubject._made += 1
         self._inside = b"example-%d" % MountSubject._made
-        self._root = os.path.join(os.fsencode(mount.path), self._inside)
+        self._root = os.path.join(os.fsencode(self._mount.path), self._inside)
         self._open: list[int] = []
         os.mkdir(self._root)
 
+    @property
+    def _mount(self) -> Mount:
+        """The one that is alive."""
+        return self._lives.mount
+
     def finish(self) -> None:
-        for fd in self._open:
-            os.close(fd)
+        self.restart()
         shutil.rmtree(self._root)
         deadline = time.monotonic() + _PATIENCE_S
         while findings := self._mount.check():
@@ -149,10 +157,10 @@ class MountSubject:
         """The time of a mount is everybody's."""
 
     def fail_store(self, operation: str, after_effect: bool) -> None:
-        """The store of a mount is in another process."""
+        self._lives.fail(operation, after_effect)
 
     def heal_store(self) -> None:
-        """It did not fail."""
+        self._lives.heal()
 
     def begin(self, verb: str, path: bytes, operation: str) -> bool:
         return False
@@ -163,10 +171,17 @@ class MountSubject:
     def restart(self) -> None:
         """Applications close their files; the mount goes on."""
         for fd in self._open:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # of a mount that is gone
+                os.close(fd)
         self._open.clear()
 
     def die_in(self, effects: int, is_power_cut: bool, call: Callable[[], object]) -> bool:
-        with contextlib.suppress(OSError):
-            call()
-        return False
+        """Let the worker be killed some milliseconds after a call began, as often as an example can afford."""
+        if not self._deaths_left:
+            with contextlib.suppress(OSError):
+                call()
+            return False
+        self._deaths_left -= 1
+        self._lives.kill_during(call, effects)
+        self.restart()
+        return True

@@ -2,6 +2,7 @@
 
 from hypothesis import settings
 
+from tests.t3_model import examples
 from tests.t3_model.engine_subject import EngineSubject
 from tests.t3_model.transparency import Subject, Transparency
 
@@ -15,4 +16,4 @@ class EngineTransparency(Transparency):
 
 TestEngine = EngineTransparency.TestCase
 # Every step looks at the whole tree, and runs over a real disk: about a second for each example.
-TestEngine.settings = settings(max_examples=40, stateful_step_count=40, report_multiple_bugs=False)
+TestEngine.settings = settings(max_examples=examples(16, 40), stateful_step_count=40, report_multiple_bugs=False)

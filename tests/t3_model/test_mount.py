@@ -1,18 +1,19 @@
-"""Height 3: a real mount, with kernel passthrough where there is any, and without; the policy runs all the time."""
+"""Height 3: a real mount, with kernel passthrough where there is any, and without; the policy runs all the time.
+
+Its store fails now and then, and its worker is killed.
+"""
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.mounting import Plan, directory, mounted
+from tests.t3_model import examples
+from tests.t3_model.lives import lives
 from tests.t3_model.mount_subject import MountSubject
 from tests.t3_model.transparency import Subject, Transparency
 
-FLAGS = ("--chunk-size=4", "--read-ahead=64", "--min-size=1", "--policy-interval=100ms")
-AT_ONCE = ("--warm-after=0s", "--cold-after=0s", "--settle=0s")
-
 SETTINGS = settings(
-    max_examples=10,
+    max_examples=examples(5, 50),
     stateful_step_count=50,
     deadline=None,
     report_multiple_bugs=False,
@@ -23,12 +24,12 @@ SETTINGS = settings(
 @pytest.mark.mount
 @pytest.mark.parametrize("passthrough", ["auto", "off"])
 def test_a_mount_is_transparent(passthrough: str) -> None:
-    with directory() as home, mounted(Plan(home, flags=(*FLAGS, f"--passthrough={passthrough}"))) as mount:
+    with lives(f"--passthrough={passthrough}") as mounts:
 
         class MountTransparency(Transparency):
             """Residency transparency of a mount."""
 
             def make_subject(self) -> Subject:
-                return MountSubject(mount)
+                return MountSubject(mounts)
 
         run_state_machine_as_test(MountTransparency, settings=SETTINGS)

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.t3_model import examples
 from tierfs.core.config import Settings
 from tierfs.core.policy import Fill, HotFile, Verb, plan, why_kept, why_never
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Event, IllegalTransition, Residency, next_residency
@@ -205,4 +206,4 @@ class PureTransparency(RuleBasedStateMachine):
 
 
 TestPure = PureTransparency.TestCase
-TestPure.settings = settings(max_examples=100, stateful_step_count=50)
+TestPure.settings = settings(max_examples=examples(75, 50), stateful_step_count=50)

@@ -1,0 +1,85 @@
+"""A mount that has several lives: it is killed, and made again over what it left; its store can be made to fail."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tests.faults import Fault, Kind
+from tests.mounting import Mount, Plan, directory, mounted
+from tests.proxy import Proxy, in_front_of
+from tests.servers import rclone
+from tierfs.core.errors import ControlError
+
+_BUCKET = "model"
+_METHODS = {"put": "PUT", "get": "GET", "head": "HEAD", "copy": "PUT", "delete": "DELETE"}
+_FLAGS = (
+    "--chunk-size=4",
+    "--read-ahead=64",
+    "--min-size=1",
+    "--policy-interval=100ms",
+    "--max-retries=0",
+    "--breaker-failures=0",
+    "--auto-archive",
+    "--warm-after=0s",
+    "--cold-after=0s",
+    "--settle=0s",
+)
+_MILLISECOND = 0.001
+
+
+class Lives:
+    """One directory, one bucket, and the mount of them that is alive."""
+
+    def __init__(self, plan: Plan, proxy: Proxy) -> None:
+        self._plan = plan
+        self._proxy = proxy
+        self._life = ExitStack()
+        self.mount: Mount = self._life.enter_context(mounted(plan))
+
+    def kill_during(self, call: Callable[[], object], patience: int) -> None:
+        """Let a call run for `patience` milliseconds, then kill -9 the worker, and mount again. OSError is let go."""
+        thread = threading.Thread(target=_quietly, args=(call,))
+        thread.start()
+        thread.join(patience * _MILLISECOND)
+        os.kill(self.mount.status()["worker_pid"], signal.SIGKILL)
+        thread.join()
+        self.mount.process.wait()
+        self.end()
+        self.mount = self._life.enter_context(mounted(self._plan))
+
+    def fail(self, operation: str, after_effect: bool) -> None:
+        """Let the next request of a kind fail, with or without having been carried out."""
+        match = {"method": _METHODS[operation], "key": f"{_BUCKET}/*", "count": 1}
+        if after_effect and operation not in ("get", "head"):
+            self._proxy.order(Fault(Kind.LOST_ANSWER, **match))
+        else:
+            self._proxy.order(Fault.refusal(500, "InternalError", **match))
+
+    def heal(self) -> None:
+        """The store works again."""
+        self._proxy.heal()
+
+    def end(self) -> None:
+        """Take the mount away."""
+        self._life.close()
+
+
+@contextmanager
+def lives(*flags: str) -> Iterator[Lives]:
+    """A mount of an empty directory and an empty bucket on a real server, behind a proxy."""
+    with directory() as home, rclone() as server, in_front_of(server) as proxy:
+        server.create_bucket(_BUCKET)
+        where = ("--endpoint-url", proxy.url, *_FLAGS, *flags)
+        one = Lives(Plan(Path(home), store=f"s3://{_BUCKET}", flags=where, environment=server.environment), proxy)
+        try:
+            yield one
+        finally:
+            one.end()
+
+
+def _quietly(call: Callable[[], object]) -> None:
+    with suppress(OSError, ControlError):
+        call()
