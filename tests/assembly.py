@@ -174,6 +174,9 @@ class MortalStore:
         self.life.effect("Store.delete")
         self.inner.delete(key)
 
+    def tidy(self) -> None:
+        self.inner.tidy()
+
     def probe(self) -> tuple[str, ...]:
         return self.inner.probe()
 
