@@ -34,6 +34,10 @@ names = st.binary(min_size=1, max_size=8).filter(lambda n: n not in (b".", b".."
 paths = st.lists(names, min_size=1, max_size=3).map(b"/".join)
 xattrs = st.dictionaries(names, st.binary(max_size=9), max_size=3).map(lambda found: tuple(sorted(found.items())))
 keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=9).map(lambda key: PREFIX + key)
+users = st.integers(0, 2**32 - 2)
+attributes = st.builds(
+    Attributes, st.integers(0, 0o7777).map(lambda mode: stat.S_IFREG | mode), users, users, *[numbers] * 4, xattrs
+)
 objects = st.builds(
     ObjectRef, keys, st.text(max_size=5), numbers, st.none() | st.text(max_size=5), numbers, st.binary(), st.binary()
 )
@@ -42,13 +46,13 @@ records = st.builds(
     path=paths,
     ino=st.just(Ino(0)),
     residency=st.sampled_from(Residency),
-    attributes=st.builds(Attributes, *[numbers] * 7, xattrs),
+    attributes=attributes,
     object=st.none() | objects,
     identity=st.none() | st.builds(Identity, numbers, numbers, numbers, numbers),
     misplaced=st.booleans(),
     restored_ns=numbers,
 )
-hot_names = st.builds(HotName, paths | st.just(b""), numbers, numbers, numbers, numbers, xattrs, st.binary(max_size=9))
+hot_names = st.builds(HotName, paths | st.just(b""), st.integers(0, 0xFFFF), users, users, numbers, xattrs, names)
 entries = st.one_of(records, hot_names, st.builds(Pin, paths), st.builds(Tombstone, keys, numbers))
 
 ENTRY = Record(
@@ -119,18 +123,75 @@ def test_what_is_no_header(line: bytes) -> None:
         parse_header(line)
 
 
+A_NAME: dict[str, object] = {"name": "d", "mode": "40755", "uid": 0, "gid": 0, "mtime_ns": 0}
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a//b", "a/../b", ".", "a\0b", "", "n" * 300])
 @pytest.mark.parametrize("kind", ["file", "name", "pin"])
 def test_no_path_leads_out_of_the_tree(path: str, kind: str) -> None:
     line = {
         "file": json.loads(line_of(ENTRY, PREFIX)) | {"file": path},
-        "name": {"name": path, "mode": "40755", "uid": 0, "gid": 0, "mtime_ns": 0},
+        "name": A_NAME | {"name": path},
         "pin": {"pin": path},
     }[kind]
     if (kind, path) == ("name", ""):
         return  # the root
     with pytest.raises(IntegrityError):
         parse_line(json.dumps(line).encode(), PREFIX)
+
+
+OBJECT = json.loads(line_of(ENTRY, PREFIX))["object"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"mode": "20666"},  # a device file
+        {"mode": "120777"},
+        {"mode": "-1"},
+        {"uid": -1},
+        {"uid": 2**32 - 1},
+        {"gid": 2**40},
+        {"size": -1},
+        {"mtime_ns": 2**63},
+        {"atime_ns": -(2**63) - 1},
+        {"restored_ns": 2**63},
+        {"identity": [1, 2, 3, 2**63]},
+        {"xattrs": {"user.\0": ""}},
+        {"xattrs": {"": ""}},
+        {"xattrs": {"user." + "n" * 300: ""}},
+        {"object": OBJECT | {"key": "\udcff"}},
+        {"object": OBJECT | {"key": ["k"]}},
+        {"object": OBJECT | {"size": 2**63}},
+    ],
+)
+def test_what_no_file_can_have(damage: dict[str, object]) -> None:
+    """Whoever may write to the bucket may write snapshots: what nothing can have is refused, and not met later."""
+    with pytest.raises(IntegrityError):
+        parse_line(json.dumps(json.loads(line_of(ENTRY, PREFIX)) | damage).encode(), PREFIX)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"mode": "-1"},
+        {"mode": "777777777777"},
+        {"uid": -1},
+        {"gid": 2**40},
+        {"mtime_ns": 2**70},
+        {"xattrs": {"a\0": ""}},
+        {"target": "a\0b"},
+    ],
+)
+def test_what_no_name_can_have(damage: dict[str, object]) -> None:
+    with pytest.raises(IntegrityError):
+        parse_line(json.dumps(A_NAME | damage).encode(), PREFIX)
+
+
+@pytest.mark.parametrize("key", ["\udcff", 5, None])
+def test_what_no_removed_object_can_have(key: object) -> None:
+    with pytest.raises(IntegrityError):
+        parse_line(json.dumps({"gone": key, "since_ns": 0}).encode(), PREFIX)
 
 
 @pytest.mark.parametrize(

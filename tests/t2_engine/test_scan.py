@@ -162,6 +162,11 @@ async def test_an_object_that_is_refused_for_good_hides_nothing_else(world: Worl
         {"tierfs-sha256": "xyz"},
         {"tierfs-size": "7"},
         {"tierfs-uid": "-1x"},
+        {"tierfs-uid": "-1"},
+        {"tierfs-gid": str(2**32 - 1)},
+        {"tierfs-mtime-ns": str(2**63)},
+        {"tierfs-xattrs": '[["AA==", ""]]'},
+        {"tierfs-xattrs": '[["", ""]]'},
     ],
 )
 def test_metadata_that_makes_no_sense_is_nobodys(metadata: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 Paths are bytes, relative to the root of the tree, without a leading slash; the root itself is b"".
 """
 
+import stat
 from dataclasses import dataclass
 from typing import NewType
 
@@ -39,6 +40,37 @@ class Attributes:
     mtime_ns: int
     ctime_ns: int
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+_NOBODY = 2**32 - 1  # no user has this number: to chown(2) it means "as it is"
+_LONGEST_NAME, _LONGEST_VALUE = 255, 65536  # bytes: XATTR_NAME_MAX, XATTR_SIZE_MAX (linux/limits.h)
+
+
+def is_number(number: int) -> bool:
+    """Whether the catalog can hold a number: it has 64 bits."""
+    return -(2**63) <= number < 2**63
+
+
+def is_mode(mode: int) -> bool:
+    """Whether st_mode can be this: a kind of file and its permissions, in 16 bits."""
+    return 0 <= mode < 1 << 16
+
+
+def are_owners(uid: int, gid: int) -> bool:
+    """Whether there can be such a user and such a group."""
+    return 0 <= uid < _NOBODY and 0 <= gid < _NOBODY
+
+
+def are_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bool:
+    """Whether a file can have extended attributes of such names and sizes."""
+    return all(0 < len(n) <= _LONGEST_NAME and b"\0" not in n and len(v) <= _LONGEST_VALUE for n, v in xattrs)
+
+
+def is_possible(a: Attributes) -> bool:
+    """Whether a regular file can have these attributes: whoever may write to the bucket may have made them up."""
+    is_file = is_mode(a.mode) and stat.S_ISREG(a.mode) and a.size >= 0
+    are_numbers = all(map(is_number, (a.size, a.atime_ns, a.mtime_ns, a.ctime_ns)))
+    return is_file and are_numbers and are_owners(a.uid, a.gid) and are_xattrs(a.xattrs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,19 @@ from typing import Any
 
 from tierfs.core.errors import CatalogError, IntegrityError
 from tierfs.core.keys import RESERVED, is_path
-from tierfs.core.records import Attributes, Identity, Ino, ObjectRef, Record, Tombstone
+from tierfs.core.records import (
+    Attributes,
+    Identity,
+    Ino,
+    ObjectRef,
+    Record,
+    Tombstone,
+    are_owners,
+    are_xattrs,
+    is_mode,
+    is_number,
+    is_possible,
+)
 from tierfs.core.residency import Residency
 
 FORMAT = 1
@@ -129,7 +141,7 @@ def parse_line(line: bytes, prefix: str) -> Entry | Footer:
         if "pin" in fields:
             return Pin(_path(fields["pin"]))
         if "gone" in fields:
-            return Tombstone(prefix + fields["gone"], int(fields["since_ns"]))
+            return Tombstone(_key(prefix, fields["gone"]), _number(fields["since_ns"]))
         return Footer(int(fields["end"]), str(fields["sha256"]))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(f"a line of the snapshot is damaged: {error!r}") from None
@@ -168,25 +180,30 @@ def _file_from_json(fields: dict[str, Any], prefix: str) -> Record:
     o, i = fields.get("object"), fields.get("identity")
     mode, uid, gid, mtime_ns, xattrs = _attributes_from_json(fields)
     size, atime_ns, ctime_ns = (int(fields[name]) for name in ("size", "atime_ns", "ctime_ns"))
+    attributes = Attributes(mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, xattrs)
+    if not is_possible(attributes):
+        raise ValueError("no file can have these attributes")
     return Record(
         path=_path(fields["file"]),
         ino=Ino(0),
         residency=Residency(fields["residency"]),
-        attributes=Attributes(mode, uid, gid, size, atime_ns, mtime_ns, ctime_ns, xattrs),
-        object=ObjectRef(
-            prefix + o["key"],
-            str(o["etag"]),
-            int(o["size"]),
-            o["version"],
-            int(o["chunk_size"]),
-            bytes.fromhex(o["sha256"]),
-            b64decode(o["crcs"]),
-        )
-        if o
-        else None,
-        identity=Identity(*map(int, i)) if i else None,  # type: ignore[arg-type]
+        attributes=attributes,
+        object=_object_from_json(o, prefix) if o else None,
+        identity=Identity(*map(_number, i)) if i else None,  # type: ignore[arg-type]
         misplaced=bool(fields.get("misplaced")),
-        restored_ns=int(fields.get("restored_ns", 0)),
+        restored_ns=_number(fields.get("restored_ns", 0)),
+    )
+
+
+def _object_from_json(o: dict[str, Any], prefix: str) -> ObjectRef:
+    return ObjectRef(
+        _key(prefix, o["key"]),
+        str(o["etag"]),
+        _number(o["size"]),
+        None if o["version"] is None else str(o["version"]),
+        _number(o["chunk_size"]),
+        bytes.fromhex(o["sha256"]),
+        b64decode(o["crcs"]),
     )
 
 
@@ -202,7 +219,11 @@ def _name_to_json(name: HotName) -> dict[str, Any]:
 
 def _name_from_json(fields: dict[str, Any]) -> HotName:
     path = _path(fields["name"]) if fields["name"] else b""  # the root has an entry too
-    return HotName(path, *_attributes_from_json(fields), _bytes(fields.get("target", "")))
+    mode, uid, gid, mtime_ns, xattrs = _attributes_from_json(fields)
+    target = _bytes(fields.get("target", ""))
+    if not (is_mode(mode) and are_owners(uid, gid) and are_xattrs(xattrs)) or b"\0" in target:
+        raise ValueError("nothing can have these attributes")
+    return HotName(path, mode, uid, gid, mtime_ns, xattrs, target)
 
 
 def _attributes_to_json(
@@ -217,7 +238,7 @@ def _attributes_to_json(
 def _attributes_from_json(fields: dict[str, Any]) -> tuple[int, int, int, int, tuple[tuple[bytes, bytes], ...]]:
     xattrs = sorted((_bytes(name), b64decode(value)) for name, value in fields.get("xattrs", {}).items())
     mode, uid, gid = int(fields["mode"], 8), int(fields["uid"]), int(fields["gid"])
-    return mode, uid, gid, int(fields["mtime_ns"]), tuple(xattrs)
+    return mode, uid, gid, _number(fields["mtime_ns"]), tuple(xattrs)
 
 
 def _fields(line: bytes) -> dict[str, Any]:
@@ -240,6 +261,19 @@ def _text(path: bytes) -> str:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _number(value: Any) -> int:
+    number = int(value)
+    if not is_number(number):
+        raise ValueError(f"{number} has more than 64 bits")
+    return number
+
+
+def _key(prefix: str, text: str) -> str:
+    key = prefix + text
+    key.encode()  # ValueError for what is no Unicode text
+    return key
 
 
 def _path(text: str) -> bytes:

@@ -18,7 +18,7 @@ import trio
 
 from tierfs.core.errors import ObjectMissing, StoreRefused, TierfsError
 from tierfs.core.keys import Unnameable, is_reserved, path_of
-from tierfs.core.records import Attributes, ObjectRef
+from tierfs.core.records import Attributes, ObjectRef, is_possible
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
@@ -142,6 +142,7 @@ def attributes_of(info: ObjectInfo, owner: tuple[int, int]) -> tuple[Attributes,
         mode = stat.S_IFREG | int(m["tierfs-mode"], 8) & 0o7777
         uid, gid = int(m["tierfs-uid"]), int(m["tierfs-gid"])
         sha256 = bytes.fromhex(m.get("tierfs-sha256", ""))
-        return Attributes(mode, uid, gid, info.size, mtime_ns, mtime_ns, info.modified_ns, xattrs), sha256
+        given = Attributes(mode, uid, gid, info.size, mtime_ns, mtime_ns, info.modified_ns, xattrs)
+        return (given, sha256) if is_possible(given) else (plain, b"")
     except (KeyError, ValueError, TypeError):
         return plain, b""
