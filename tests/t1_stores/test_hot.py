@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,52 @@ def test_a_symlink_leads_nowhere(home: Path, hot: HotTier, call: Callable[[HotTi
     assert os.stat(home / "outside" / "secret") == before
     assert (home / "outside" / "secret").read_bytes() == b"secret"  # afterwards: reading may change its atime
     assert os.listdir(home / "outside") == ["secret"]
+
+
+def test_a_directory_that_becomes_a_symlink_while_it_is_known(home: Path, hot: HotTier) -> None:
+    """A descriptor means the directory that it was opened for, and its path is not followed again once it is gone."""
+    fill(home, "d/secret", b"hot")
+    fd = hot.temporary(b"d")
+    assert hot.lstat(b"d/secret").st_size == 3
+    (home / "hot" / "d").rename(home / "hot" / "moved")
+    (home / "hot" / "d").symlink_to(home / "outside")
+    opened = hot.open(b"d/secret", os.O_RDONLY)
+    assert os.read(opened, 10) == b"hot"
+    os.close(opened)
+    hot.link_temporary(fd, b"d/new")
+    os.close(fd)
+    hot.unlink(b"d/secret")
+    hot.sync_directory(b"d")
+    assert os.listdir(home / "outside") == ["secret"]
+    assert os.listdir(home / "hot" / "moved") == ["new"]
+    hot.forget(b"d")
+    with pytest.raises(NotADirectoryError):
+        hot.open(b"d/secret", os.O_RDONLY)
+    assert (home / "outside" / "secret").read_bytes() == b"secret"
+
+
+def test_a_fifo_where_a_file_was_makes_nobody_wait(home: Path, hot: HotTier) -> None:
+    """Nobody writes to it: an open that waited would stop the mount."""
+    os.mkfifo(home / "hot" / "file")
+    with ended_by_a_clock():
+        os.close(hot.open(b"file", os.O_RDONLY))
+        assert hot.why_busy(b"file") == ""
+
+
+@contextmanager
+def ended_by_a_clock() -> Iterator[None]:
+    """A block that would otherwise never end fails."""
+
+    def fail(_number: int, _frame: object) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_symlink_itself_is_what_is_meant(home: Path, hot: HotTier) -> None:

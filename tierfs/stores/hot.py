@@ -314,10 +314,10 @@ class HotTier:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def open(self, path: bytes, flags: int, mode: int = 0) -> Fd:
-        """open(2), never following a symlink. ELOOP for one."""
+        """open(2), never following a symlink (ELOOP), and never waiting: a file may have become a fifo behind us."""
         self.changes += bool(flags & os.O_CREAT)
         fd, name = self.at(path)
-        return Fd(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd))
+        return Fd(os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=fd))
 
     def temporary(self, directory: bytes) -> Fd:
         """A nameless file (O_TMPFILE) that link_temporary() gives a name in `directory`."""
