@@ -1,11 +1,12 @@
 """The control API, over a real Unix socket, with a service that is as small as one can be."""
 
+import json
 import os
 import socket
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
@@ -13,10 +14,11 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import require
 from tierfs.admin import registry, wire
 from tierfs.admin.client import Client
 from tierfs.admin.control import listen, serve
-from tierfs.core.errors import ControlError, NotEligible, StoreUnavailable
+from tierfs.core.errors import ControlError, MountError, NotEligible, StoreUnavailable
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, Tier
 from tierfs.engine.measures import Measures
@@ -396,6 +398,145 @@ def test_a_broken_slot_hides_no_other(runtime: Path) -> None:
     (runtime / "broken" / "mount.json").write_text("{")
     (runtime / "file").write_text("")
     assert [mount.mountpoint for mount in registry.mounts()] == ["/m"]
+
+
+# -- what others planted ---------------------------------------------------------------------------------------------
+
+SOMEBODY = 54321
+
+
+def planted(directory: Path, owner: int, mountpoint: str = "/srv/data") -> Path:
+    """A registration that belongs to `owner`, with the directories that it lies in."""
+    slot = directory / registry.escaped(mountpoint)
+    slot.mkdir(parents=True)
+    (slot / "mount.json").write_text(json.dumps(asdict(mount_at(mountpoint, os.getpid()))))
+    for path in (directory, slot, slot / "mount.json"):
+        os.chown(path, owner, owner)
+    return slot
+
+
+@pytest.fixture
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the runtime directories of other users are; that of root is beside it."""
+    require(os.geteuid() == 0, "giving files to another user needs root")
+    monkeypatch.delenv("TIERFS_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(registry, "_SYSTEM_RUNTIME", tmp_path / "run")
+    monkeypatch.setattr(registry, "_USERS_RUNTIME", tmp_path / "user")
+    monkeypatch.setattr(registry, "_MOUNTINFO", tmp_path / "mountinfo")
+    (tmp_path / "mountinfo").touch()
+    return tmp_path / "user"
+
+
+def _has_mount(users: Path, mountpoint: str, uid: int) -> None:
+    line = f"36 35 0:40 / {mountpoint} rw,nosuid,nodev - fuse.tierfs file:///b rw,user_id={uid},group_id={uid}\n"
+    (users.parent / "mountinfo").write_text(line)
+
+
+def test_nobody_else_can_write_to_what_is_registered(runtime: Path) -> None:
+    """The worker has no umask: applications have theirs."""
+    before = os.umask(0)
+    try:
+        os.close(registry.lock_store("s3 bucket", "/m"))
+        slot = registry.register(mount_at("/m", os.getpid()))
+        with listen(slot / registry.SOCKET_NAME):
+            made = [runtime, *runtime.rglob("*")]
+            assert len(made) == 6
+            assert [path for path in made if path.stat().st_mode & 0o022] == []
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("how", ["theirs", "open to all", "link"])
+def test_a_runtime_directory_that_others_can_change_is_refused(runtime: Path, tmp_path: Path, how: str) -> None:
+    require(os.geteuid() == 0, "giving files to another user needs root")
+    slot = planted(tmp_path / "real" if how == "link" else runtime, SOMEBODY if how == "theirs" else 0)
+    if how == "link":
+        runtime.symlink_to(tmp_path / "real")
+        os.chown(runtime, SOMEBODY, SOMEBODY, follow_symlinks=False)
+    elif how == "open to all":
+        runtime.chmod(0o1777)
+    for use in (registry.mounts, lambda: registry.find("/srv/data/x"), lambda: registry.socket_of("/srv/data")):
+        with pytest.raises(ControlError, match="TIERFS_RUNTIME_DIR"):
+            use()
+    with pytest.raises(MountError, match="TIERFS_RUNTIME_DIR"):
+        registry.register(mount_at("/srv/data", os.getpid()))
+    with pytest.raises(MountError, match="TIERFS_RUNTIME_DIR"):
+        registry.lock_store("s3 bucket", "/srv/data")
+    registry.unregister("/srv/data")
+    assert [path.name for path in slot.iterdir()] == ["mount.json"]
+
+
+def test_a_slot_that_somebody_planted_is_not_used(runtime: Path, tmp_path: Path) -> None:
+    """While the directory was open to others. A link in its place leads to no other directory."""
+    require(os.geteuid() == 0, "giving files to another user needs root")
+    runtime.mkdir()
+    (tmp_path / "outside").mkdir()
+    (runtime / "srv-data").symlink_to(tmp_path / "outside")
+    os.chown(runtime / "srv-data", SOMEBODY, SOMEBODY, follow_symlinks=False)
+    with pytest.raises(MountError, match="belongs to user"):
+        registry.register(mount_at("/srv/data", os.getpid()))
+    (runtime / "srv-data").unlink()
+    planted(runtime, SOMEBODY)
+    os.chown(runtime, 0, 0)
+    assert registry.mounts() == []
+    with pytest.raises(MountError, match="belongs to user"):
+        registry.register(mount_at("/srv/data", os.getpid()))
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_root_believes_of_other_users_what_the_kernel_says_too(users: Path) -> None:
+    slot = planted(users / str(SOMEBODY) / "tierfs", SOMEBODY)
+    assert registry.mounts() == []
+    _has_mount(users, "/srv/data", 0)
+    assert registry.mounts() == []
+    _has_mount(users, "/srv/data", SOMEBODY)
+    assert [mount.mountpoint for mount in registry.mounts()] == ["/srv/data"]
+    assert registry.socket_of("/srv/data") == slot / registry.SOCKET_NAME
+
+
+def test_no_other_user_stands_in_for_a_mount_of_root(users: Path) -> None:
+    planted(users / str(SOMEBODY) / "tierfs", SOMEBODY)
+    _has_mount(users, "/srv/data", SOMEBODY)
+    mine = registry.register(replace(mount_at("/srv/data", os.getpid()), store="file:///mine"))
+    assert [mount.store for mount in registry.mounts()] == ["file:///mine"]
+    assert registry.socket_of("/srv/data") == mine / registry.SOCKET_NAME
+
+
+def test_what_other_users_left_in_the_way_is_passed_over(users: Path) -> None:
+    """A fifo that nobody writes to, a link, a file of somebody else, a directory that is open to all."""
+    _has_mount(users, "/srv/data", SOMEBODY)
+    for uid, spoil in enumerate((_make_fifo, _make_link, _give_away, _open_to_all), SOMEBODY):
+        spoil(planted(users / str(uid) / "tierfs", uid) / "mount.json")
+    assert registry.mounts() == []
+
+
+def _make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+    os.chown(path, SOMEBODY, SOMEBODY)
+
+
+def _make_link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def _give_away(path: Path) -> None:
+    os.chown(path, 7, 7)
+
+
+def _open_to_all(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def test_mounts_of_a_user() -> None:
+    text = rb"""
+36 35 0:40 / /a\040b rw,nosuid,nodev shared:1 - fuse.tierfs file:///b rw,user_id=5,group_id=5,default_permissions
+37 35 0:41 / /c rw - fuse.tierfs - x rw,user_id=55,group_id=5
+38 35 8:1 /user_id=5 /d rw - ext4 /dev/sda1 rw,user_id=5
+""".strip()
+    assert registry.mounts_of(5, text) == {"/a b"}
+    assert registry.mounts_of(55, text) == {"/c"}
 
 
 @pytest.mark.parametrize(

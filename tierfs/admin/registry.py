@@ -6,20 +6,25 @@
 
 RUNTIME is /run/tierfs for root and $XDG_RUNTIME_DIR/tierfs for others; TIERFS_RUNTIME_DIR overrides both. SLOT is the
 mountpoint, escaped as systemd escapes paths. Nothing here touches a mountpoint, which may be busy or dead.
+
+What others could have planted is not believed: a runtime directory has to belong to this user or root and nobody else
+may write to it, and of what other users registered root believes only the mounts that the kernel has of them.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import string
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tierfs.core.errors import ControlError, MountError
+from tierfs.stores.ownership import make_directories, own_users, read_owned, why_foreign
 
 SOCKET_NAME = "control.sock"
 _MOUNT_FILE = "mount.json"
@@ -28,11 +33,14 @@ _LONGEST_PATH = 4096
 
 _SYSTEM_RUNTIME = Path("/run/tierfs")
 _USERS_RUNTIME = Path("/run/user")
+_MOUNTINFO = Path("/proc/self/mountinfo")
 
 #: A file name has at most 255 bytes; what is longer is cut and told apart by a hash.
 _LONGEST_SLOT = 200
 #: sockaddr_un holds 108 bytes, the last one is 0 (unix(7)).
 _LONGEST_SOCKET_PATH = 107
+_REMEDY = "remove it, or name another with TIERFS_RUNTIME_DIR"
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 _PLAIN_BYTES = frozenset((string.ascii_letters + string.digits + ":_.").encode())
 
 
@@ -92,21 +100,22 @@ def slot_of(mountpoint: str) -> Path:
 
 def socket_of(mountpoint: str) -> Path:
     """The control socket of the mount at `mountpoint`, in whichever runtime directory it is registered."""
-    slot = slot_of(mountpoint)
-    for directory in _visible_directories():
-        if (directory / slot.name / _MOUNT_FILE).exists():
-            return directory / slot.name / SOCKET_NAME
-    return slot / SOCKET_NAME
+    for slot, mount in _registered():
+        if mount.mountpoint == mountpoint:
+            return slot / SOCKET_NAME
+    return slot_of(mountpoint) / SOCKET_NAME
 
 
 def register(mount: Mount) -> Path:
-    """Write down a mount, or what changed of it (a new worker), and return its slot. OSError."""
+    """Write down a mount, or what changed of it (a new worker), and return its slot. MountError, OSError."""
     slot = slot_of(mount.mountpoint)
-    slot.parent.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    slot.mkdir(mode=0o755, exist_ok=True)
+    _make(slot.parent)
+    _make(slot, 0o755)
     content = asdict(mount) | {"supervisor_start": _start_of(mount.supervisor_pid) or 0}
     fresh = slot / f"{_MOUNT_FILE}.{os.getpid()}"
-    fresh.write_text(json.dumps(content, indent=1) + "\n")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
     fresh.replace(slot / _MOUNT_FILE)
     return slot
 
@@ -117,9 +126,10 @@ def lock_store(place: str, mountpoint: str) -> int:
     MountError, which names the other one.
     """
     directory = runtime_directory() / _LOCKS
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(directory.parent)
+    _make(directory, 0o700)
     path = directory / hashlib.sha256(os.fsencode(place)).hexdigest()
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -135,17 +145,16 @@ def lock_store(place: str, mountpoint: str) -> int:
 
 def unregister(mountpoint: str) -> None:
     """Forget a mount; one that is not registered is no error."""
-    shutil.rmtree(slot_of(mountpoint), ignore_errors=True)
+    with suppress(OSError):
+        if why_foreign(runtime_directory(), own_users()) is None:
+            shutil.rmtree(slot_of(mountpoint), ignore_errors=True)
 
 
 def mounts() -> list[Mount]:
-    """All mounts of this host that this user may know of, ordered by mountpoint, stale ones included."""
-    found = {}
-    for directory in _visible_directories():
-        for slot in _slots(directory):
-            mount = _read(slot / _MOUNT_FILE)
-            if mount is not None:
-                found[mount.mountpoint] = mount
+    """All mounts of this host that this user may know of, ordered by mountpoint, stale ones included. ControlError."""
+    found: dict[str, Mount] = {}
+    for _, mount in _registered():
+        found.setdefault(mount.mountpoint, mount)  # our own come first
     return [found[mountpoint] for mountpoint in sorted(found)]
 
 
@@ -199,25 +208,61 @@ def _is_inside(path: str, mountpoint: str) -> bool:
     return path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/")
 
 
-def _visible_directories() -> list[Path]:
+def _make(directory: Path, mode: int | None = None) -> None:
+    """Make a directory that only this user can change, or find one. MountError, OSError."""
+    usual = 0o755 if os.geteuid() == 0 else 0o700
+    make_directories(directory, usual if mode is None else mode)
+    if why := why_foreign(directory, own_users()):
+        raise MountError(f"the runtime directory {directory} {why}: {_REMEDY}")
+
+
+def _registered() -> Iterator[tuple[Path, Mount]]:
+    """What is registered, and in which slot: what this user registered first. ControlError."""
     own = runtime_directory()
+    with suppress(FileNotFoundError):
+        if why := why_foreign(own, own_users()):
+            raise ControlError(f"the runtime directory {own} {why}: {_REMEDY}")
+    yield from _slots(own, own_users())
     if os.environ.get("TIERFS_RUNTIME_DIR"):
-        return [own]
-    others = sorted(_USERS_RUNTIME.glob("*/tierfs")) if os.geteuid() == 0 else [_SYSTEM_RUNTIME]
-    return [own, *others]
+        return
+    if os.geteuid() != 0:
+        yield from _slots(_SYSTEM_RUNTIME, {0})
+        return
+    for directory in sorted(_USERS_RUNTIME.glob("[0-9]*/tierfs")):
+        uid = int(directory.parent.name)
+        really = mounts_of(uid, _MOUNTINFO.read_bytes())
+        yield from ((slot, mount) for slot, mount in _slots(directory, {uid}) if mount.mountpoint in really)
 
 
-def _slots(directory: Path) -> list[Path]:
+def mounts_of(uid: int, mountinfo: bytes) -> frozenset[str]:
+    """Where a user has FUSE mounts, by the text of /proc/PID/mountinfo (proc(5))."""
+    found = set()
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(b" - ")
+        if rest.startswith(b"fuse") and b"user_id=%d" % uid in rest.split(b" ")[-1].split(b","):
+            where = fields.split(b" ")[4]
+            found.add(os.fsdecode(_OCTAL.sub(lambda match: bytes((int(match.group(1), 8),)), where)))
+    return frozenset(found)
+
+
+def _slots(directory: Path, users: Collection[int]) -> Iterator[tuple[Path, Mount]]:
+    """The mounts that `users` registered in a directory that nobody else can change."""
     try:
-        return sorted(directory.iterdir())
+        slots = [] if why_foreign(directory, users) else sorted(directory.iterdir())
     except OSError:
-        return []
+        return
+    for slot in slots:
+        mount = _read(slot, users)
+        if mount is not None:
+            yield slot, mount
 
 
-def _read(path: Path) -> Mount | None:
-    """The mount that a file describes; None for what another version wrote, or what is just going away."""
+def _read(slot: Path, users: Collection[int]) -> Mount | None:
+    """The mount of a slot; None for what another version wrote, what is just going away, or somebody else's."""
     try:
-        return Mount(**json.loads(path.read_text()))
+        if slot.is_symlink() or why_foreign(slot, users):
+            return None
+        return Mount(**json.loads(read_owned(slot / _MOUNT_FILE, users)))
     except (OSError, ValueError, TypeError):
         return None
 

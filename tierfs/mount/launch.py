@@ -13,6 +13,7 @@ from typing import Any
 from tierfs.core.config import MountRequest
 from tierfs.core.errors import ConfigError, MountError
 from tierfs.mount import kernel, supervisor
+from tierfs.stores.state import make_state_directory
 
 WORKER = "tierfs.worker"
 LOG_NAME = "tierfs.log"
@@ -95,13 +96,7 @@ def check(request: MountRequest) -> None:
         raise ConfigError(f"the hot directory {hot} lies inside the mountpoint {mountpoint}: the mount would cover it")
     if not request.in_place and os.listdir(mountpoint):
         raise MountError(f"the mountpoint {mountpoint} is not empty and the mount would hide what is in it")
-    try:
-        os.makedirs(state, mode=0o700, exist_ok=True)
-        os.chmod(state, 0o700)
-    except OSError as error:
-        raise ConfigError(
-            f"the state directory {state} cannot be made: {error.strerror}; choose another --state"
-        ) from None
+    make_state_directory(Path(state))
 
 
 def stop(mountpoint: str, lazy: bool = False) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tierfs.core.errors import CatalogError, ConfigError
 from tierfs.stores.catalog_rows import REBUILD
+from tierfs.stores.ownership import own_users, why_foreign, why_foreign_inside
 
 _REQUEST_NAME = "mount.json"
 _CATALOG_NAME = "catalog.sqlite"
@@ -26,8 +27,9 @@ class StateDirectory:
 
     def __init__(self, path: Path, exits: ExitStack) -> None:
         self.path = path
+        refuse_foreign(path)
         try:
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(f"the state directory {path} cannot be used: {error.strerror}") from None
         exits.callback(os.close, lock)
@@ -86,6 +88,29 @@ class StateDirectory:
         fresh.write_text(json.dumps(request, indent=1))
         fresh.chmod(0o600)
         fresh.replace(path)
+
+
+def make_state_directory(path: Path) -> None:
+    """Make a state directory that nobody else can look into. ConfigError where others had their hands in it."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory {path} cannot be made: {error.strerror}; choose another --state"
+        ) from None
+    refuse_foreign(path)
+
+
+def refuse_foreign(path: Path) -> None:
+    """ConfigError where somebody else could have put something into a state directory: a symbolic link, say."""
+    try:
+        why = why_foreign(path, own_users()) or why_foreign_inside(path, own_users())
+    except OSError as error:
+        raise ConfigError(f"the state directory {path} cannot be used: {error.strerror}") from None
+    if why:
+        raise ConfigError(f"the state directory {path} {why}: choose another --state")
 
 
 def request_in(path: Path) -> dict[str, Any]:
