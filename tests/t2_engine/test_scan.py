@@ -182,3 +182,34 @@ def test_metadata_that_makes_no_sense_is_nobodys(metadata: dict[str, str]) -> No
     assert (attributes.mode, attributes.uid, attributes.mtime_ns) == (stat.S_IFREG | 0o600, 7, 9)
     attributes, sha256 = attributes_of(ObjectInfo("k", 3, "e", modified_ns=5, metadata=good | metadata), (1, 2))
     assert (attributes.mode, attributes.uid, attributes.mtime_ns, sha256) == (stat.S_IFREG | 0o644, 1, 5, b"")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"tierfs-mtime-ns": str(2**63)},
+        {"tierfs-uid": str(2**40)},
+        {"tierfs-uid": "-2"},
+        {"tierfs-xattrs": '[["dXNlci4A", ""]]'},  # a NUL in its name
+    ],
+)
+async def test_impossible_metadata_stops_nothing(world: World, metadata: dict[str, str]) -> None:
+    """Whoever may write to the bucket wrote it: the object is a file of nobody, and can be read and restored."""
+    good = {"tierfs-format": "1", "tierfs-mode": "600", "tierfs-uid": "7", "tierfs-gid": "8", "tierfs-mtime-ns": "9"}
+    put(world, "a", b"12345", **(good | {"tierfs-size": "5"} | metadata))
+    async with world.running() as machine:
+        await machine.scanner.scan()
+        assert await machine.contents() == {b"a": b"12345"}
+        await machine.restore(b"a")
+        assert await machine.contents() == {b"a": b"12345"}
+        check_invariants(machine)
+
+
+async def test_the_deepest_key_is_a_file(world: World) -> None:
+    deepest = "/".join("d" * ((1024 - len(PREFIX)) // 2))
+    put(world, deepest)
+    async with world.running() as machine:
+        await machine.scanner.scan()
+        assert await machine.read(deepest.encode()) == b"x"
+        await machine.restore(deepest.encode())
+        assert await machine.read(deepest.encode()) == b"x"
