@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,17 @@ def test_symbolic_links_lead_nowhere(store: DirectoryStore, tmp_path: Path) -> N
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert (outside / "secret").read_bytes() == b"secret"
     shutil.rmtree(outside)
+
+
+@pytest.mark.parametrize("name", [".tierfs-store", ".tierfs-store/new", ".tierfs-store/about"])
+def test_nothing_is_written_through_a_link_where_descriptions_are_kept(tmp_path: Path, name: str) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    (root / name).parent.mkdir(parents=True)
+    (root / name).symlink_to(outside)
+    with closing(DirectoryStore(str(root))) as store, pytest.raises(StoreRefused):
+        put(store, "a", b"abc")
+    assert list(outside.iterdir()) == []
 
 
 @pytest.mark.parametrize(

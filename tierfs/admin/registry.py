@@ -39,7 +39,7 @@ _MOUNTINFO = Path("/proc/self/mountinfo")
 _LONGEST_SLOT = 200
 #: sockaddr_un holds 108 bytes, the last one is 0 (unix(7)).
 _LONGEST_SOCKET_PATH = 107
-_REMEDY = "remove it, or name another with TIERFS_RUNTIME_DIR"
+_REMEDY = "make it yours alone, or name another with TIERFS_RUNTIME_DIR"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _PLAIN_BYTES = frozenset((string.ascii_letters + string.digits + ":_.").encode())
 

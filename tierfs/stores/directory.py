@@ -371,9 +371,12 @@ class DirectoryStore:
     def _prepare(self) -> None:
         """Make the place for descriptions and new bodies."""
         for path in (RESERVED, NEW, ABOUT):
-            if not self._exists(path):
+            found = stat_or_none(path, self._root)
+            if found is None:
                 self._must_be_ours()
                 make_directory(path, self._root)
+            elif not stat.S_ISDIR(found.st_mode):  # a link, perhaps, to somewhere else
+                raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
         self._was_ours = True
 
     def _must_be_ours(self) -> None:
