@@ -237,7 +237,7 @@ class Files:
     async def revive(self, node: Node, keeps_bytes: bool = True) -> None:
         """Bytes for the handles on a cold file that was removed: in a nameless file, which they share. ESTALE."""
         under_way = self._reviving.get(node.ino)
-        if under_way:
+        if under_way is not None:
             await under_way.wait()
             return
         file, record = self.any_of(node.ino), node.record
