@@ -160,7 +160,7 @@ class Restorer:
             restored = self._tier.restored(ino, stored, fd)
         self.came_back(ino)
         if restored.attributes != current.attributes:  # somebody changed them during the fsync
-            apply_attributes(fd, restored.attributes)
+            apply_attributes(fd, restored.attributes, before=current.attributes)
             self._tier.refresh_identity(restored.path, ino)
         self._changed(ino)
         with step("restore.sync_names"):

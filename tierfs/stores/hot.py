@@ -364,9 +364,14 @@ class HotTier:
         os.link(exact, name, dst_dir_fd=fd, follow_symlinks=True)
 
 
-def apply_attributes(fd: Fd, attributes: Attributes) -> None:
-    """Give an open file the owner, mode, extended attributes and times of a record. The times come last."""
+def apply_attributes(fd: Fd, attributes: Attributes, before: Attributes | None = None) -> None:
+    """Give an open file the owner, mode, extended attributes and times of a record. The times come last.
+
+    `before` is what it was given before: extended attributes that are gone since are removed.
+    """
     os.fchown(fd, attributes.uid, attributes.gid)
+    for name in dict(before.xattrs).keys() - dict(attributes.xattrs).keys() if before else ():
+        os.removexattr(fd, name)
     for name, value in attributes.xattrs:
         os.setxattr(fd, name, value)
     os.fchmod(fd, stat.S_IMODE(attributes.mode))
