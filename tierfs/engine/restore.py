@@ -132,11 +132,11 @@ class Restorer:
             restore.done.set()
 
     async def _bring_back(self, record: Record, restore: _Restore) -> None:
-        current = self._tier.catalog.get_by_ino(record.ino)
-        stored = (current or record).object  # a sweep may have moved the object before this task began
+        # A sweep may have moved the object before this task began, and an application the file.
+        current = self._tier.catalog.get_by_ino(record.ino) or record
+        stored, directory = current.object, split(current.path)[0]
         if stored is None:
-            raise IntegrityError(f"{os.fsdecode(record.path)} has no object")
-        directory = split(record.path)[0]
+            raise IntegrityError(f"{os.fsdecode(current.path)} has no object")
         self._tier.open_files.opened_object(stored.key)
         try:
             fd = self._tier.hot.temporary(directory)
