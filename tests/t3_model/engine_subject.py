@@ -20,6 +20,22 @@ from tierfs.core.errors import AccessDenied, TierfsError
 T = TypeVar("T")
 
 
+async def seen_of(machine: Machine) -> dict[bytes, Seen]:
+    """What can be seen of the whole tree."""
+    return {path: await _seen(machine, path) for path in list(machine.walk())}
+
+
+async def _seen(machine: Machine, path: bytes) -> Seen:
+    st = machine.stat(path).st
+    if stat.S_ISLNK(st.st_mode):
+        return Seen("symlink", target=machine.readlink(path))
+    if stat.S_ISDIR(st.st_mode):
+        return Seen("directory", stat.S_IMODE(st.st_mode))
+    data, xattrs = await machine.read(path), machine.xattrs(path)
+    assert len(data) == st.st_size
+    return Seen("file", stat.S_IMODE(st.st_mode), data, b"", st.st_nlink, st.st_mtime_ns, tuple(sorted(xattrs.items())))
+
+
 class _Loop:
     """One life of the process: a trio loop in a thread, with a Machine in it."""
 
@@ -165,22 +181,7 @@ class EngineSubject:
     # -- comparing -----------------------------------------------------------------------------------------------
 
     def seen(self) -> dict[bytes, Seen]:
-        async def look() -> dict[bytes, Seen]:
-            return {path: await self._seen(path) for path in list(self.machine.walk())}
-
-        return self._loop.call(look)
-
-    async def _seen(self, path: bytes) -> Seen:
-        st = self.machine.stat(path).st
-        if stat.S_ISLNK(st.st_mode):
-            return Seen("symlink", target=self.machine.readlink(path))
-        if stat.S_ISDIR(st.st_mode):
-            return Seen("directory", stat.S_IMODE(st.st_mode))
-        data, xattrs = await self.machine.read(path), self.machine.xattrs(path)
-        assert len(data) == st.st_size
-        return Seen(
-            "file", stat.S_IMODE(st.st_mode), data, b"", st.st_nlink, st.st_mtime_ns, tuple(sorted(xattrs.items()))
-        )
+        return self._loop.call(seen_of, self.machine)
 
     def check(self) -> None:
         self.call(check_invariants, self.machine)
