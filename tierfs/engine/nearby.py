@@ -1,4 +1,4 @@
-"""Chunks that the cache has, read by who answers the kernel: no other process is asked, and no disk is waited for.
+"""Chunks that the cache has, read by who answers the kernel: no other process is asked, and no disk for bytes.
 
 The cache belongs to the cold process. What is known of it here is in which files the chunks of some objects were: one
 that is gone or damaged, or whose bytes the kernel does not have in memory, is left to the cold process.
@@ -7,6 +7,7 @@ that is gone or damaged, or whose bytes the kernel does not have in memory, is l
 import errno
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -123,7 +124,9 @@ class Nearby:
 
     def _has_failed(self, known: _Known, index: int, error: OSError) -> None:
         if error.errno == errno.EOPNOTSUPP:
-            self._flags = 0 if is_in_memory(os.path.dirname(known.files[index])) else None
+            self._flags = None
+            with suppress(OSError):
+                self._flags = 0 if is_in_memory(os.path.dirname(known.files[index])) else None
         elif error.errno != errno.EAGAIN:
             del known.files[index]
 
