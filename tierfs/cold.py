@@ -208,6 +208,7 @@ class ToWorker(logging.Handler):
     def __init__(self, line: Line) -> None:
         super().__init__()
         self._line = line
+        self.setFormatter(logging.Formatter("%(message)s"))  # the worker says when, how bad and from where
 
     def emit(self, record: logging.LogRecord) -> None:
         self._line.send("log", record.levelno, record.name, self.format(record))

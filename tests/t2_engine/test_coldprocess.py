@@ -354,6 +354,17 @@ async def test_a_store_that_went_away_meanwhile_is_waited_for(
         assert (await cold.tier.head("k")).etag == ref.etag
 
 
+async def test_what_it_logs_is_logged_once_and_under_its_own_name(
+    configuration: Configuration, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state" / "cache").write_bytes(b"no directory")
+    async with running(configuration, "process") as cold:
+        await cold.tier.numbers()
+    (record,) = [record for record in caplog.records if record.name == "tierfs.stores.cache"]
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("the chunk cache in ")
+
+
 async def test_the_process_goes_with_its_worker(configuration: Configuration) -> None:
     async with running(configuration, "process") as cold:
         pid = (await cold.tier.numbers()).pid
