@@ -14,6 +14,7 @@ from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
+from tierfs.stores.hot import identity_of
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class Archiver:
         finally:
             os.close(fd)
         if not is_same:
+            if identity_of(self._tier.hot.lstat(path)) != record.identity:
+                raise NotEligible("it is being changed")
             if self._tier.catalog.get(path) == record:
                 self._tier.written(path)
             log.warning("%s has other bytes than were archived, with the same times: it stays hot", os.fsdecode(path))
