@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tierfs.core.errors import NoLease, ObjectMissing, StoreError, StoreUnavailable
 from tierfs.core.steps import step
+from tierfs.stores.durable import sync
 from tierfs.stores.s3_answers import Wire
 
 _log = logging.getLogger(__name__)
@@ -162,14 +163,6 @@ class PendingUploads:
                 file.flush()
                 os.fsync(file.fileno())
                 new.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
         except OSError as error:
             _log.warning("an upload of %s goes on unnoted: parts may stay if tierfs is killed: %s", noted.key, error)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

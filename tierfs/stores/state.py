@@ -15,6 +15,7 @@ from typing import Any
 
 from tierfs.core.errors import CatalogError, ConfigError
 from tierfs.stores.catalog_rows import REBUILD
+from tierfs.stores.durable import sync
 from tierfs.stores.ownership import own_users, why_foreign, why_foreign_inside
 
 _REQUEST_NAME = "mount.json"
@@ -77,9 +78,9 @@ class StateDirectory:
 
     def publish(self, fresh: Path) -> None:
         """Let a closed, complete catalog take its place, durably."""
-        _sync(fresh)
+        sync(fresh)
         os.rename(fresh, self.catalog)
-        _sync(self.path)
+        sync(self.path)
 
     def remember(self, request: dict[str, Any]) -> None:
         """Write down what is mounted, for those who look at it while nothing is."""
@@ -120,11 +121,3 @@ def request_in(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise ConfigError(f"{path} is not the state directory of a mount") from None
     return request
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
