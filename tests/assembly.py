@@ -49,6 +49,7 @@ from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
 from tierfs.mount.changes import Changes
 from tierfs.mount.filesystem import Filesystem
+from tierfs.mount.session import Session
 from tierfs.stores.cache import ChunkCache
 from tierfs.stores.catalog import Catalog
 from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source
@@ -291,7 +292,8 @@ class Machine:
         self.cold = ColdTier(InThreads(ColdSide(self.store, self.cache, arena.view)))
         self.hydrator = Hydrator(self.cold, arena, reading)
         self.restorer = Restorer(self.tier, self.hydrator, lambda _ino: None)
-        self.filesystem = Filesystem(Tree(self.tier), self.hydrator, self.restorer)
+        self.session = Session.fresh()
+        self.filesystem = Filesystem(Tree(self.tier), self.hydrator, self.restorer, self.session)
         self.sweeper = Sweeper(self.tier, self.cold)
         self.archiver = Archiver(self.tier, self.cold, self.sweeper, CHUNK, concurrency=4)
         self.daemon = Daemon(self.tier, self.archiver, self.sweeper, settings)
@@ -308,6 +310,8 @@ class Machine:
             if file.fd is not None:
                 os.close(file.fd)
         self.filesystem.nodes.close()
+        self.session.close()
+        os.close(self.session.fd)
         self.cache.close()
         self.catalog.close()
         self.hot.close()

@@ -1,6 +1,6 @@
-"""The worker: the process that serves a mount. Everything is wired here, and every task has its nursery here.
+"""The worker: the process that serves a mount. Every task has its nursery here; its parts are wired in tierfs.wiring.
 
-Started by the supervisor with one end of a socket pair; see tierfs.mount.supervisor for what they say to each other.
+Started by the supervisor through the spawner; see tierfs.mount.supervisor for what they say to each other.
 """
 
 import errno
@@ -10,8 +10,8 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,18 @@ import trio
 from tierfs import __version__
 from tierfs.admin import control, registry
 from tierfs.admin.logs import start_logging
-from tierfs.cold import Configuration
 from tierfs.core.config import Settings
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
-from tierfs.core.lease import Owner
 from tierfs.core.records import Fd
-from tierfs.engine.archive import Archiver
-from tierfs.engine.arena import Arena
-from tierfs.engine.coldprocess import ColdProcess
-from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.daemon import Daemon
-from tierfs.engine.hydrate import HydrateSettings, Hydrator
-from tierfs.engine.numbers import ROOT
-from tierfs.engine.recover import recover
-from tierfs.engine.restore import Restorer
-from tierfs.engine.room import Room
-from tierfs.engine.scan import SCANNED, Scanner
+from tierfs.engine.recover import recover, recover_interrupted
+from tierfs.engine.scan import SCANNED
 from tierfs.engine.service import Engine, Facts, Observations, Operator
-from tierfs.engine.snapshotter import SNAPSHOT, Snapshotter
-from tierfs.engine.sweep import Sweeper
-from tierfs.engine.tier import Tier
-from tierfs.engine.tree import Tree
-from tierfs.mount import fuse, kernel, tap
-from tierfs.mount.filesystem import Filesystem
+from tierfs.engine.snapshotter import SNAPSHOT
+from tierfs.mount import channel, fuse, kernel, session, spawner, tap
+from tierfs.mount.parked import Parked
 from tierfs.mount.passthrough import why_not
-from tierfs.mount.supervisor import receive_line, send_line
-from tierfs.stores.address import parse_store
-from tierfs.stores.catalog import Catalog
-from tierfs.stores.hot import HotTier, split
-from tierfs.stores.identity import owner_of
-from tierfs.stores.state import StateDirectory
+from tierfs.mount.session import Session
+from tierfs.wiring import Parts
 
 log = logging.getLogger("tierfs")
 
@@ -57,122 +39,100 @@ _PROBE_PAUSE_S = 60.0
 _SCAN_PATIENCE_S = 3.0
 _LEASE_PATIENCE_S = 10.0
 _LEAVING_S = 5.0  # for uploads to be given up in good order, and for a last snapshot
+_LOOK_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the supervisor gives a worker; `fuse` only where the mount is there already."""
+
+    request: dict[str, Any]
+    hot: Fd
+    session: int
+    fuse: int | None
+    parked: dict[str, Fd]
+
+    @classmethod
+    def of(cls, line: socket.socket) -> "Received":
+        """Read it from the channel. EOFError."""
+        message, (hot, session, *fuse) = channel.receive(line)
+        parked: dict[str, Fd] = {}
+        for _ in range(message["parts"]):
+            part, descriptors = channel.receive(line)
+            parked.update(zip(part["parked"], map(Fd, descriptors), strict=True))
+        return cls(message["request"], Fd(hot), session, fuse[0] if fuse else None, parked)
 
 
 class Worker:
-    """One mount's parts, from the request to the end. INVARIANT: what was opened is closed by `exits`, in reverse."""
+    """One mount while this process serves it."""
 
-    def __init__(self, request: dict[str, Any], hot: Fd, exits: ExitStack) -> None:
-        self.request = request
-        self.settings = settings = Settings.model_validate(request["settings"])
-        self.address = parse_store(request["source"])
-        self.state = StateDirectory(Path(request["state"]), exits)
-        self.state.expect_catalog()
-        self.warnings: tuple[str, ...] = ()
-        self.store_warnings: tuple[str, ...] = ()
-        self.catalog = Catalog(self.state.catalog, request["source"])
-        exits.callback(self.catalog.close)
-        self.hot = HotTier(hot)
-        exits.callback(self.hot.close)
-        self.tier = Tier(self.hot, self.catalog, settings, self.address.prefix, time.time_ns)
+    def __init__(self, parts: Parts, received: Received, line: socket.socket) -> None:
+        self.parts = parts
+        self.request = received.request
+        self.is_gone = False
+        self._received = received
+        self._line = line
+        self._began_s = time.monotonic()
+        self._is_handing_over = False
+        self._warnings: tuple[str, ...] = ()
+        self._store_warnings: tuple[str, ...] = ()
+        self._supervisor_warning = ""
+        self._upgrade_refused = ""
 
-    def cold_configuration(self, owner: Owner | None = None) -> Configuration:
-        """What the cold side needs to know of the mount. `owner` is who may write, nobody by default."""
-        is_known = any(self.catalog.records())
-        return Configuration(self.request["source"], self.request["state"], self.settings, is_known, owner)
-
-    def lock_store(self, exits: ExitStack) -> Owner | None:
-        """Keep the other mounts of this host off the prefix; who this one is to those elsewhere. MountError."""
-        request, address = self.request, self.address
-        if self.settings.read_only:
-            return None
-        bucket = os.path.realpath(address.bucket_or_dir) if address.kind == "file" else address.bucket_or_dir
-        place = f"{address.kind} {self.settings.endpoint_url} {bucket} {address.prefix}"
-        exits.callback(os.close, registry.lock_store(place, request["mountpoint"]))
-        return owner_of(Path(request["state"]), request["mountpoint"])
-
-    def wire(self, exits: ExitStack) -> None:
-        """Everything that serves, and the process for what is cold, which begins to start."""
-        settings, tier = self.settings, self.tier
-        block = settings.cold_errors == "block"
-        reading = HydrateSettings(
-            chunk_size=settings.chunk_size,
-            read_ahead_bytes=settings.read_ahead,
-            deadline_ns=None if block else settings.cold_timeout,
-        )
-        arena = Arena(reading.memory_bytes)
-        exits.callback(arena.close)
-        self.cold_process = ColdProcess(self.cold_configuration(self.lock_store(exits)), arena.fd)
-        self.cold = cold = ColdTier(self.cold_process)
-        self.hydrator = Hydrator(cold, arena, reading)
-        self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
-        self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer)
-        if settings.warm_successor:
-            self.filesystem.files.successor = self.filesystem.tree.successor
-        exits.callback(self.filesystem.close)
-        self.sweeper = Sweeper(tier, cold)
-        self.archiver = Archiver(tier, cold, self.sweeper, settings.chunk_size, settings.archive_concurrency)
-        self.snapshotter = Snapshotter(tier, cold)
-        self.sweeper.covers = self.snapshotter.covers
-        self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
-        self.room = Room(tier, self.daemon, settings)
-        self.restorer.make_room = self.room.make
-        self.daemon.after_pass = self.snapshotter.after_pass
-        self.scanner = Scanner(tier, cold, self._appeared)
-
-    def _appeared(self, path: bytes) -> None:
-        """A name came into the tree that the kernel may know as missing, perhaps with directories above it."""
-        tree, nodes = self.filesystem.tree, self.filesystem.nodes
-        while path:
-            directory, name = split(path)
-            above = tree.find_or_none(directory)
-            if above is None:
-                return
-            fuse.forget_name(above.ino if directory else ROOT, name)
-            if not directory or nodes.get(above.ino):
-                return
-            path = directory
+    # -- before it serves ----------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
         """Everything that can fail before the mount is made. TierfsError."""
         self._check_hot_directory()
         await self._take_lease()
-        self.state.remember(self.request)
-        changed = recover(self.tier)
+        self.parts.state.remember(self.request)
+        changed = recover(self.parts.tier)
         if changed:
             log.info("recovery changed %d records", changed)
         if not self._is_scanned():
             await self._expect_no_snapshot()
             # A bucket that cannot be listed is an error here; one with many objects is shown bit by bit.
             with trio.move_on_after(_SCAN_PATIENCE_S):
-                await self.scanner.scan()
+                await self.parts.scanner.scan()
+
+    def prepare_quickly(self) -> None:
+        """What must be done before this worker goes on where another one ended; waits for nothing. TierfsError."""
+        facts = self.parts.session.facts
+        if facts is None:
+            raise MountError("the session of this mount was never begun: unmount, and mount again")
+        here = session.mount_of(self.request)
+        if facts.mount != here:
+            raise MountError(f"what is mounted is {facts.mount}, not {here}: unmount it first")
+        changed = recover_interrupted(self.parts.tier, self.parts.session.releasing)
+        if changed:
+            log.info("recovery changed %d records", changed)
 
     async def _expect_no_snapshot(self) -> None:
         """CatalogError where the bucket knows of a tree that this new catalog does not: snapshots would be replaced."""
-        if self.settings.read_only or self.catalog.fact(SNAPSHOT) or any(self.catalog.records()):
+        if self.parts.settings.read_only or self.parts.catalog.fact(SNAPSHOT) or any(self.parts.catalog.records()):
             return
-        if await self.cold.snapshots(self.tier.prefix):
+        if await self.parts.cold.snapshots(self.parts.tier.prefix):
             raise CatalogError(
-                f"the state directory {self.state.path} has no catalog, and {self.request['source']} has a snapshot of "
-                f"the tree: `tierfs rebuild` with the same STORE, MOUNTPOINT, --hot and --state gives the tree back"
+                f"the state directory {self.parts.state.path} has no catalog, and {self.request['source']} has a "
+                "snapshot of the tree: `tierfs rebuild` with the same STORE, MOUNTPOINT, --hot and --state has it"
             )
 
     async def _take_lease(self) -> None:
         """Nobody else may write to the store. MountError when somebody does; a store that is away is asked later."""
         report = None
         with trio.move_on_after(_LEASE_PATIENCE_S), suppress(StoreUnavailable):
-            report = await self.cold.take_lease(bool(self.request.get("take_over")))
+            report = await self.parts.cold.take_lease(bool(self.request.get("take_over")))
         if report and report.state in ("refused", "lost"):
             raise MountError(report.reason)
 
     def _is_scanned(self) -> bool:
-        return self.catalog.fact(SCANNED) is not None
+        return self.parts.catalog.fact(SCANNED) is not None
 
     def _check_hot_directory(self) -> None:
-        if self.settings.read_only:
+        if self.parts.settings.read_only:
             return
         try:
-            os.close(self.hot.temporary(b""))
+            os.close(self.parts.hot.temporary(b""))
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
                 raise ConfigError(
@@ -181,67 +141,159 @@ class Worker:
                 ) from None
             raise
 
-    async def serve(self, fuse_fd: int, serving: Callable[[], None]) -> None:
-        """Answer until the mount is taken away, then stop everything else."""
+    # -- serving -------------------------------------------------------------------------------------------------
+
+    async def serve(self, fuse_fd: int) -> None:
+        """Answer until the mount is taken away or handed over, then stop everything else."""
+        parts, settings = self.parts, self.parts.settings
         began = trio.Event()
-        adapter = fuse.Adapter(self.filesystem, self.settings.shared_hot, on_init=began.set)
-        wanted = self.settings.passthrough != "off" and not self.settings.read_only
+        adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init=began.set)
         slot = self._register()
         try:
-            fuse.start(adapter, fuse_fd, wanted, cache_directories=not self.settings.shared_hot)
+            facts = parts.session.facts
+            init_request = facts.init_request if facts else b""
+            wishes = tap.Wishes(self._wants_passthrough(), not settings.shared_hot, init_request)
+            fuse.start(adapter, fuse_fd, wishes)
             async with trio.open_nursery() as nursery:
-                await nursery.start(self.hydrator.run)
-                await nursery.start(self.restorer.run)
+                await nursery.start(parts.hydrator.run)
+                await nursery.start(parts.restorer.run)
+                if facts:
+                    self._take_over(fuse_fd, facts)
                 nursery.start_soon(self._serve_fuse, fuse_fd, nursery.cancel_scope)
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
-                self._choose_passthrough(fuse_fd, wanted)
-                self.snapshotter.begin()
-                operator = self._operator(adapter)
-                nursery.start_soon(operator.keep_totals)
-                await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
-                nursery.start_soon(self.daemon.run)
-                nursery.start_soon(self.room.run)
-                nursery.start_soon(self._watch_bucket)
-                serving()
+                self._go_on(fuse_fd, facts) if facts else self._begin(fuse_fd)
+                channel.send(self._line, {"serving": True})
+                await self._run_others(nursery, adapter, slot)
         finally:
-            # Where the connection was cut off files are still open; their backing ids went with it.
-            self.filesystem.files.modes.device = None
+            # Where the connection was cut off files are still open; their backing ids went with it. Who goes on with
+            # the mount has them.
+            parts.filesystem.files.modes.device = None
             fuse.stop()
-            registry.unregister(self.request["mountpoint"])
+            if self.is_gone:
+                registry.unregister(self.request["mountpoint"])
 
-    def _snapshot_warnings(self) -> list[str]:
-        failure = self.snapshotter.failure
-        return [f"no snapshot of the tree could be taken: {failure}"] if failure else []
+    async def _run_others(self, nursery: trio.Nursery, adapter: fuse.Adapter, slot: Path) -> None:
+        parts = self.parts
+        parts.snapshotter.begin()
+        operator = self._operator(adapter)
+        nursery.start_soon(self._listen, nursery.cancel_scope)
+        nursery.start_soon(operator.keep_totals)
+        await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
+        await parts.cold_process.ready.wait()
+        nursery.start_soon(parts.daemon.run)
+        nursery.start_soon(parts.room.run)
+        nursery.start_soon(self._watch_bucket)
 
     async def leave(self) -> None:
         """What is done when nobody uses the tree any more."""
-        self.cold_process.end_soon(_LEAVING_S)
-        await self.snapshotter.leave()
+        self.parts.cold_process.end_soon(_LEAVING_S)
+        await self.parts.snapshotter.leave()
 
     async def _serve_fuse(self, fuse_fd: int, everything: trio.CancelScope) -> None:
         await fuse.serve(fuse_fd)
         log.info("the mount was taken away")
-        self.cold_process.end_soon(_LEAVING_S)
+        self.is_gone = True
+        self.parts.cold_process.end_soon(_LEAVING_S)
         everything.cancel()
 
-    def _choose_passthrough(self, fuse_fd: int, wanted: bool) -> None:
+    # -- from one worker to the next -----------------------------------------------------------------------------
+
+    def _begin(self, fuse_fd: int) -> None:
+        """Agree with the kernel, and write down upon what. MountError."""
+        self._choose_passthrough(fuse_fd)
+        mount = session.mount_of(self.request)
+        self.parts.filesystem.begin(Parked(self._park))
+        self.parts.session.remember(session.Facts(tap.init_request(), tap.granted(), self.parts.lease_session, mount))
+        if not tap.sends_again():
+            tap.write_down_requests(self.parts.session.unanswered)
+
+    def _take_over(self, fuse_fd: int, facts: session.Facts) -> None:
+        """Know what the worker before knew, before the first request is read. MountError."""
+        files = self.parts.filesystem.files
+        files.attachments = tap.Tap()
+        if tap.is_passthrough(facts.granted):
+            files.modes.device = kernel.Backing(fuse_fd)
+        self.parts.filesystem.take_over(Parked(self._park, self._received.parked))
+
+    def _go_on(self, fuse_fd: int, facts: session.Facts) -> None:
+        """Have what the worker before did not answer sent again. MountError."""
+        if tap.granted() != facts.granted:
+            raise MountError("this tierfs, or its libfuse, agrees with the kernel on other things than the one before")
+        if tap.sends_again():
+            kernel.send_again(fuse_fd)
+        else:
+            unanswered = self.parts.session.unanswered
+            refused = kernel.refuse(fuse_fd, [request for request in unanswered if request])
+            unanswered[:] = memoryview(bytes(unanswered.nbytes)).cast("Q")
+            tap.write_down_requests(unanswered)
+            log.warning("the kernel (before 6.9) cannot send requests again: %d got EIO", refused)
+        took_s = time.monotonic() - self._began_s
+        files, nodes = len(self.parts.filesystem.files), len(self.parts.filesystem.nodes)
+        log.info("took over %d open files and %d nodes in %.0f ms", files, nodes, took_s * 1e3)
+
+    def _park(self, name: str, fd: int | None) -> None:
+        try:
+            if fd is None:
+                channel.send(self._line, {"let_go": name})
+            else:
+                channel.send(self._line, {"park": name}, [fd])
+        except OSError as error:
+            log.debug("%s is not parked: %s", name, error.strerror)
+
+    async def _listen(self, everything: trio.CancelScope) -> None:
+        """What the supervisor asks for while the mount serves."""
+        while True:
+            await trio.lowlevel.wait_readable(self._line)
+            try:
+                message, _ = channel.receive(self._line)
+            except EOFError:
+                self._supervisor_warning = "the supervisor is gone: the mount ends with this worker"
+                log.error("%s", self._supervisor_warning)
+                return
+            if "upgrade_refused" in message:
+                self._upgrade_refused = message["upgrade_refused"]
+                log.error("no upgrade: %s", self._upgrade_refused)
+            elif "hand_over" in message:
+                await self._end_movements(message["hand_over"])
+                everything.cancel()
+
+    async def _end_movements(self, patience_s: float) -> None:
+        """Begin no movement any more, and let those under way end, for a while; the mount goes on serving."""
+        log.info("handing over to the next worker")
+        self.parts.daemon.is_leaving = True
+        with trio.move_on_after(patience_s):
+            while self.parts.archiver.active or self.parts.restorer.active():  # noqa: ASYNC110  # seldom, brief
+                await trio.sleep(_LOOK_S)
+
+    def _wants_passthrough(self) -> bool:
+        return self.parts.settings.passthrough != "off" and not self.parts.settings.read_only
+
+    def _snapshot_warnings(self) -> list[str]:
+        failure = self.parts.snapshotter.failure
+        return [f"no snapshot of the tree could be taken: {failure}"] if failure else []
+
+    def _process_warnings(self) -> list[str]:
+        refused = f"the last upgrade was refused: {self._upgrade_refused}" if self._upgrade_refused else ""
+        return [*filter(None, (self._supervisor_warning, refused))]
+
+    def _choose_passthrough(self, fuse_fd: int) -> None:
         """Passthrough or plain FUSE, once and for all. MountError where it is required and cannot be had."""
-        self.filesystem.files.attachments = tap.Tap()
-        if not wanted:
+        self.parts.filesystem.files.attachments = tap.Tap()
+        if not self._wants_passthrough():
             return
         reason = "the kernel is older than 6.9, or built without CONFIG_FUSE_PASSTHROUGH"
-        if tap.has_passthrough():
-            device, probe = kernel.Backing(fuse_fd), self.hot.temporary(b"")
+        if tap.is_passthrough(tap.granted()):
+            device, probe = kernel.Backing(fuse_fd), self.parts.hot.temporary(b"")
             reason = why_not(device, probe)
             os.close(probe)
             if not reason:
-                self.filesystem.files.modes.device = device
+                self.parts.filesystem.files.modes.device = device
                 return
-        if self.settings.passthrough == "required":
+        if self.parts.settings.passthrough == "required":
             raise MountError(f"hot files cannot be passed through to the kernel: {reason}")
         log.warning("plain FUSE, because %s: hot files are slower than they could be", reason)
-        self.warnings = (f"plain FUSE, because {reason}",)
+        self._warnings = (f"plain FUSE, because {reason}",)
 
     async def _watch_bucket(self) -> None:
         """What is done while the mount serves: the store's self-test, and the rest of the first scan."""
@@ -249,22 +301,22 @@ class Worker:
             try:
                 is_tested = await self._test_store()
                 if not self._is_scanned():
-                    await self.scanner.scan()
+                    await self.parts.scanner.scan()
                 if is_tested:
                     return
             except TierfsError as error:
-                self.store_warnings = (str(error),)
+                self._store_warnings = (str(error),)
                 log.warning("not all cold files can be read or seen now: %s", error)
-            await trio.sleep(min(_PROBE_PAUSE_S, self.settings.policy_interval.seconds))
+            await trio.sleep(min(_PROBE_PAUSE_S, self.parts.settings.policy_interval.seconds))
 
     async def _test_store(self) -> bool:
         """Say what the store cannot do; False where it may not be tried now. StoreError."""
         try:
-            self.store_warnings = await self.cold.probe()
+            self._store_warnings = await self.parts.cold.probe()
         except NoLease:
-            self.store_warnings = ()  # `status` says why
+            self._store_warnings = ()  # `status` says why
             return False
-        for warning in self.store_warnings:
+        for warning in self._store_warnings:
             log.warning("%s: %s", self.request["source"], warning)
         return True
 
@@ -276,7 +328,7 @@ class Worker:
                 store=request["source"],
                 hot_directory=request["hot"],
                 state_directory=request["state"],
-                supervisor_pid=os.getppid(),
+                supervisor_pid=self.request["supervisor_pid"],
                 worker_pid=os.getpid(),
                 version=__version__,
             )
@@ -291,69 +343,97 @@ class Worker:
             state_directory=request["state"],
             version=__version__,
             worker_pid=os.getpid(),
-            supervisor_pid=os.getppid(),
-            passthrough="on" if self.filesystem.files.modes.device else "off",
+            supervisor_pid=self.request["supervisor_pid"],
+            passthrough="on" if self.parts.filesystem.files.modes.device else "off",
         )
         engine = Engine(
-            tree=self.filesystem.tree,
-            tier=self.tier,
-            cold=self.cold,
-            hydrator=self.hydrator,
-            archiver=self.archiver,
-            restorer=self.restorer,
-            daemon=self.daemon,
-            settings=self.settings,
-            changed=self._appeared,
+            tree=self.parts.filesystem.tree,
+            tier=self.parts.tier,
+            cold=self.parts.cold,
+            hydrator=self.parts.hydrator,
+            archiver=self.parts.archiver,
+            restorer=self.parts.restorer,
+            daemon=self.parts.daemon,
+            settings=self.parts.settings,
+            changed=self.parts.appeared,
         )
         return Operator(engine, facts, lambda: self._observations(adapter))
 
     def _observations(self, adapter: fuse.Adapter) -> Observations:
-        modes = self.filesystem.files.modes
+        modes = self.parts.filesystem.files.modes
         return Observations(
             read_errors=adapter.errors,
-            warnings=[*self.warnings, *self.store_warnings, *self._snapshot_warnings()],
+            warnings=[*self._warnings, *self._store_warnings, *self._snapshot_warnings(), *self._process_warnings()],
             requests=tap.counts(),
             opens=dict(modes.opens),
-            open_files=len(self.filesystem.files),
+            open_files=len(self.parts.filesystem.files),
             backing_ids=modes.backing_ids(),
-            known_nodes=len(self.filesystem.nodes),
-            cold_restarts=self.cold_process.restarts,
+            known_nodes=len(self.parts.filesystem.nodes),
+            cold_restarts=self.parts.cold_process.restarts,
         )
 
 
-async def run(channel: socket.socket) -> None:
-    """Talk to the supervisor and serve. TierfsError and OSError before the mount serves are told to it."""
-    request, (hot, *_) = receive_line(channel)
-    start_logging(request)
+async def run(line: socket.socket) -> bool:
+    """Talk to the supervisor and serve; whether the mount is gone, and not handed over.
+
+    TierfsError and OSError before the mount serves are told to the supervisor.
+    """
+    received = Received.of(line)
+    start_logging(received.request)
     with ExitStack() as exits:
-        worker = Worker(request, Fd(hot), exits)
-        worker.wire(exits)
+        parts = Parts(received.request, received.hot, received.session, exits)
+        parts.wire(exits)
+        worker = Worker(parts, received, line)
         async with trio.open_nursery() as nursery:
-            await nursery.start(worker.cold_process.serve)
-            await worker.prepare()
-            send_line(channel, {"prepared": True})
-            _, (fuse_fd, *_) = receive_line(channel)
-            await worker.serve(fuse_fd, lambda: send_line(channel, {"serving": True}))
-            await worker.leave()
+            if received.fuse is None:
+                await nursery.start(parts.cold_process.serve)
+                await worker.prepare()
+                channel.send(line, {"prepared": True})
+                _, (fuse_fd, *_) = channel.receive(line)
+            else:
+                fuse_fd = received.fuse
+                nursery.start_soon(parts.cold_process.serve)
+                worker.prepare_quickly()
+            await worker.serve(fuse_fd)
+            if worker.is_gone:
+                await worker.leave()
+                parts.filesystem.close()
             nursery.cancel_scope.cancel()
+    return worker.is_gone
 
 
-def main() -> int:
-    """Run until the mount is taken away. Exit status 0 then, 1 when it could not be served."""
+def work(line: socket.socket) -> int:
+    """Be a worker until the mount is taken away or handed over. Exit status 0 then, 1 when it could not be served."""
     os.umask(0)
     _raise_descriptor_limit()
     tap.take_precedence()
-    with socket.socket(fileno=int(sys.argv[1])) as channel:
-        try:
-            trio.run(run, channel)
-        except (TierfsError, OSError, BaseExceptionGroup) as error:
-            first = _first(error)
-            if not isinstance(first, TierfsError | OSError):
-                log.exception("a defect of tierfs ended the worker")
-            log.error("%s", first)
-            _tell(channel, first)
-            return 1
+    try:
+        is_gone = trio.run(run, line)
+    except (TierfsError, OSError, EOFError, BaseExceptionGroup) as error:
+        first = _first(error)
+        if not isinstance(first, TierfsError | OSError | EOFError):
+            log.exception("a defect of tierfs ended the worker")
+        log.error("%s", first)
+        _tell(line, {"failed": str(first), "kind": type(first).__name__})
+        return 1
+    _tell(line, {"leaving": "gone" if is_gone else "handed over"})
     return 0
+
+
+def why_not_fit(request: dict[str, Any], session: int) -> str:
+    """Why this version cannot go on with a mount; empty when it can."""
+    try:
+        Settings.model_validate(request["settings"])
+        Session(session).close()
+    except (TierfsError, ValueError, KeyError) as error:
+        return f"tierfs {__version__} cannot go on with this mount: {error}"
+    return ""
+
+
+def main() -> int:
+    """Be the spawner of a mount's workers, and, in each of its children, a worker."""
+    with socket.socket(fileno=int(sys.argv[1])) as supervisor:
+        return spawner.serve(supervisor, __version__, work, why_not_fit)
 
 
 def _first(group: BaseException) -> BaseException:
@@ -362,9 +442,9 @@ def _first(group: BaseException) -> BaseException:
     return group
 
 
-def _tell(channel: socket.socket, error: BaseException) -> None:
+def _tell(line: socket.socket, message: dict[str, Any]) -> None:
     try:
-        send_line(channel, {"failed": str(error), "kind": type(error).__name__})
+        channel.send(line, message)
     except OSError:
         log.debug("the supervisor is gone")
 

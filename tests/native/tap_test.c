@@ -113,7 +113,7 @@ static void test_answers(void) {
     char path[] = "/tmp/tap-XXXXXX";
     int fd = mkstemp(path);
     assert(fd >= 0 && !unlink(path) && !ftruncate(fd, 1 << 16));
-    assert(tap_attach(3, fd, 0) && tap_attach(500, -1, 100));
+    assert(tap_attach(3, fd, 0, true) && tap_attach(500, -1, 100, true));
     char in[56] = {0};
     put64(in, (uint64_t)77 << 32 | 3), put64(in + 8, 1 << 16), put64(in + 16, 4096); /* fallocate */
     assert(ask(43, 2, in, 32) == -1 && errno == EINTR);
@@ -200,7 +200,7 @@ static void test_privileges(void) {
 static void test_release(void) {
     char path[] = "/tmp/tap-XXXXXX", in[24] = {0};
     int fd = mkstemp(path);
-    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0) && tap_attach(4, -1, 100));
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0, true) && tap_attach(4, -1, 100, true));
     const uint64_t passed = (uint64_t)7 << 32 | 3;
     put64(in, passed), put32(in + 8, O_RDWR);
     assert(ask(18, 2, in, sizeof in) == HEADER + 24);
@@ -301,9 +301,9 @@ static void test_large_replies(void) {
 static void test_syncs(void) {
     char path[] = "/tmp/tap-XXXXXX";
     int fd = mkstemp(path);
-    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0) && tap_attach(4, -1, 100));
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0, true) && tap_attach(4, -1, 100, true));
     int pipes[2];
-    assert(!pipe(pipes) && tap_attach(5, pipes[0], 0)); /* cannot be synced */
+    assert(!pipe(pipes) && tap_attach(5, pipes[0], 0, true)); /* cannot be synced */
     char in[16] = {0};
     for (uint64_t unique = 2; unique < 202; unique += 2) { /* many at once, each is answered once */
         put64(in, unique % 20 ? 3 : 5), put32(in + 8, unique % 4 == 0);

@@ -19,7 +19,7 @@ from typing import Self
 class Owner:
     """A mount that wants to write; `where` names it to a person.
 
-    `identity` is of the state directory, `machine` of the host that it is on, `session` of the worker: new each time.
+    `identity` is of the state directory, `machine` of the host that it is on, `session` of the mount: new each time.
     """
 
     identity: str
@@ -121,8 +121,8 @@ def plan_claim(found: Found | None, claim: Claim) -> Take | Refusal:
         return Take(1) if claim.is_forced else Refusal(None, found.age_ns)
     rest_ns = max(0, lease.begins_ns - claim.now_ns)
     left_ns = max(0, lease.patience_ns - found.age_ns, rest_ns)
-    if lease.owner.session == claim.owner.session and not lease.is_free:  # of a process of this mount that died
-        return Take(lease.epoch, rest_ns if claim.is_alone else left_ns)
+    if lease.owner.session == claim.owner.session:  # of a process of this mount that ended
+        return Take(lease.epoch + lease.is_free, rest_ns if claim.is_alone or lease.is_free else left_ns)
     if claim.was_held:
         return Refusal(lease, found.age_ns, is_final=True)
     if lease.is_free or found.age_ns >= lease.patience_ns:

@@ -35,19 +35,21 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2"}
 class ColdProcess:
     """Runs calls in another process; `configuration` is what that one is told of the mount. See Calls.
 
-    `restarts` counts how often it ended and was started again.
+    `restarts` counts how often it ended and was started again. With `is_known` the mount is there already, and a first
+    start that fails is tried again as well.
 
     INVARIANT: what a call keeps is kept until the other process says that the call is over, or is gone itself.
     """
 
-    def __init__(self, configuration: object, memory_fd: int) -> None:
+    def __init__(self, configuration: object, memory_fd: int, is_known: bool = False) -> None:
         self.restarts = 0
         self._configuration = configuration
         self._memory_fd = memory_fd
         self._numbers = count()
         self._waiting: dict[int, _Waiting] = {}
         self._line: _Line | None = None
-        self._was_ready = False
+        self._was_ready = is_known
+        self.ready = trio.Event()  # once; it may be gone again
         self._scope = trio.CancelScope()
 
     # -- calls ---------------------------------------------------------------------------------------------------
@@ -120,6 +122,7 @@ class ColdProcess:
                 match message:
                     case ("ready",):
                         self._line, self._was_ready = line, True
+                        self.ready.set()
                         task_status.started()
                     case ("refused", Exception() as error):
                         if not self._was_ready:

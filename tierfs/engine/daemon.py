@@ -49,6 +49,7 @@ class Daemon:
         self._sweeper = sweeper
         self._settings = settings
         self.passes = Passes()
+        self.is_leaving = False  # no movement is begun any more
         #: What is done after a pass, whatever became of it.
         self.after_pass: Callable[[], Awaitable[None]] = _nothing
 
@@ -69,7 +70,7 @@ class Daemon:
         if not self._settings.read_only:
             await self._sweep()
             self._archiver.take_back()
-        if not self._settings.auto_archive or self._settings.read_only:
+        if not self._settings.auto_archive or self._settings.read_only or self.is_leaving:
             return
         actions = await self.plan()
         self.passes.planned = len(actions)
@@ -127,6 +128,8 @@ class Daemon:
         limit = trio.CapacityLimiter(self._settings.archive_concurrency)
         async with trio.open_nursery() as nursery:
             for action in actions:
+                if self.is_leaving:
+                    break
                 await limit.acquire_on_behalf_of(action.path)
                 nursery.start_soon(self._carry_out_one, action, work, limit)
 

@@ -6,7 +6,7 @@ that one then gets a number from a range that no filesystem hands out.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tierfs.core.records import HotIno, Ino
 from tierfs.core.residency import WITHOUT_HOT_BYTES
@@ -35,6 +35,8 @@ class Numbers:
         self._inodes = {ino: inode for inode, ino in self._renumbered.items()}
         self._own: set[int] = set()  # inodes whose number was found to be free: asked for once, until they are freed
         self._next = max(_FIRST_OWN, catalog.highest_ino() + 1)
+        #: Told when an inode gets another number than its own, and (None) when it has that no more.
+        self.on_renumbered: Callable[[tuple[int, int], Ino | None], None] = _ignore
 
     def of(self, st: os.stat_result) -> Ino:
         """The node id of a hot file."""
@@ -71,15 +73,28 @@ class Numbers:
         ino = self._renumbered.pop((st.st_dev, st.st_ino), None)
         if ino is not None:
             del self._inodes[ino]
+            self.on_renumbered((st.st_dev, st.st_ino), None)
+
+    def take_over(self, numbers: Iterable[tuple[tuple[int, int], Ino]], used: Iterable[Ino]) -> None:
+        """Go on with the numbers that another process gave to inodes; the `used` ones are not given again."""
+        for key, ino in numbers:
+            self._renumber(key, ino)
+        self._next = max(self._next, max(used, default=ROOT) + 1)
 
     def _renumber(self, key: tuple[int, int], ino: Ino) -> None:
         before = self._inodes.pop(ino, None)
         if before is not None:
             del self._renumbered[before]
+            self.on_renumbered(before, None)
         self._renumbered[key], self._inodes[ino] = ino, key
+        self.on_renumbered(key, ino)
 
     def _is_taken(self, ino: Ino) -> bool:
         record = self._catalog.get_by_ino(ino)
         if record is None:
             return False
         return record.residency in WITHOUT_HOT_BYTES or record.identity is None or record.identity.ino != HotIno(ino)
+
+
+def _ignore(_key: tuple[int, int], _ino: Ino | None) -> None:
+    """Nobody else needs to know."""

@@ -6,8 +6,8 @@ It finishes or forgets what a crash interrupted and never removes bytes that the
 import logging
 import os
 
-from tierfs.core.records import Record
-from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.core.records import Ino, Record
+from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES
 from tierfs.core.steps import step
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import identity_of, split
@@ -23,6 +23,18 @@ def recover(tier: Tier) -> int:
     finish_renames(tier)
     finish_removals(tier)
     return settle(tier)
+
+
+def recover_interrupted(tier: Tier, releasing: Ino | None) -> int:
+    """recover() for who goes on at once where another worker died: only what that may have had in its hands.
+
+    `releasing` is the file whose hot bytes it was about to drop.
+    """
+    finish_renames(tier)
+    finish_removals(tier)
+    found = [record for residency in sorted(TRANSIENT) for record in tier.catalog.records(residency)]
+    record = tier.catalog.get_by_ino(releasing) if releasing is not None else None
+    return sum(tier.recover(one) is not one.residency for one in [*found, *filter(None, [record])])
 
 
 def settle(tier: Tier) -> int:

@@ -43,6 +43,8 @@ class Tier:
         self.open_files = OpenFiles()
         self.numbers = Numbers(catalog, os.fstat(hot.root), lambda ino: self.is_claimed(ino))
         self.is_claimed: Callable[[Ino], bool] = lambda _ino: False
+        #: Told of a file whose hot bytes are about to be dropped, and (None) when they are.
+        self.releasing: Callable[[Ino | None], None] = lambda _ino: None
         self.failures: dict[bytes, tuple[int, int, str]] = {}  # path: failures in a row, next try, the last reason
         self.pins = Pins(catalog, settings.pins)
         self._cancels: dict[Ino, Callable[[], None]] = {}
@@ -188,6 +190,7 @@ class Tier:
             raise NotEligible("replaced while its object was looked at")
         st = self.hot.lstat(path)
         cold = _changed(record, Event.RELEASED, attributes=self.hot.attributes(path, st), restored_ns=0)
+        self.releasing(record.ino)
         self._commit("release.commit", cold)
         try:
             with self.hot.keeping_directory_times(path), step("release.unlink"):
@@ -195,6 +198,7 @@ class Tier:
         except OSError:
             self._commit("release.undo", record)
             raise
+        self.releasing(None)
         self.numbers.freed(st)
         self.failures.pop(path, None)
         return cold

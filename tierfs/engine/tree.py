@@ -9,7 +9,7 @@ of a cold file is durable before the cold file is given up: after a power cut th
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -55,6 +55,8 @@ class Tree:
         self.tier = tier
         self.hot = tier.hot
         self.catalog = tier.catalog
+        #: Told of a file or directory whose name is about to go, for good.
+        self.removing: Callable[[Found], None] = _ignore
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class Tree:
         found = self.find(path)
         if stat.S_ISDIR(found.st.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+        self.removing(found)
         self.tier.removed(path)
         self.tier.pins.discard(path)
         if isinstance(found.st, os.stat_result):
@@ -212,6 +215,8 @@ class Tree:
             with step("rename_cold.exchange"):
                 self.catalog.follow(Rename(source, target, 0, True), now_ns)
         else:
+            if replaced:
+                self.removing(replaced)
             doomed = self.hot.lstat(target) if replaced and not replaced.record else None
             with step("rename_cold.commit"):
                 self.catalog.move_cold(source, target, HotIno(doomed.st_ino) if doomed else None, now_ns)
@@ -230,6 +235,8 @@ class Tree:
 
     def _rename_hot(self, source: bytes, target: bytes, flags: int, replaced: Found | None) -> None:
         """A hot name without records. That of a hot file at the target goes last: until then recovery sees HOT win."""
+        if replaced and not flags & RENAME_EXCHANGE:
+            self.removing(replaced)
         with step("rename_hot.name"):
             self.hot.rename(source, target, flags)
         if not flags & RENAME_EXCHANGE:
@@ -253,6 +260,8 @@ class Tree:
             self._check_rename(source, target, self.find(source), replaced, flags)
             intact = [r.ino for r in map(self.catalog.get, (source, target)) if r and self.tier.is_intact(r.path)]
             gone = None if rename.exchange else self.hot.lstat_or_none(target)
+            if replaced and not rename.exchange:
+                self.removing(replaced)
             with step("rename.name"):
                 self.hot.rename(source, target, 0 if replaced and replaced.record else flags)
         except BaseException:
@@ -383,3 +392,7 @@ class Tree:
 
     def _record(self, path: bytes, attributes: Attributes) -> None:
         self.tier.set_attributes(path, replace(attributes, ctime_ns=self.tier.now()))
+
+
+def _ignore(_found: Found) -> None:
+    """Nobody needs to know."""

@@ -20,14 +20,17 @@ from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer, naming
 from tierfs.engine.tier import Tier
 from tierfs.mount.nodes import Node, Nodes
+from tierfs.mount.parked import Parked
 from tierfs.mount.passthrough import IoModes, drop_privileges
-from tierfs.stores.hot import apply_attributes, split
+from tierfs.mount.session import Cell, Session
+from tierfs.stores.hot import apply_attributes, by_fd, split
 
 #: open(2) flags that mean something to the backing file. O_APPEND does not: the kernel gives the offsets.
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 #: A file that was brought back may have been released again before its writer got there; not for ever.
 _TRIES = 5
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_INDEX = 0xFFFFFFFF  # of a handle: the lower half
 
 #: The bytes of one answer, in order.
 Pieces = list[memoryview]
@@ -44,7 +47,7 @@ class Reader(Protocol):
 class Attachments(Protocol):
     """Told what stands behind node ids and the lower halves of file handles (see mount.tap)."""
 
-    def attach(self, index: int, fd: Fd | None, size: int) -> None: ...
+    def attach(self, index: int, fd: Fd | None, size: int, is_known: bool = True) -> None: ...
 
     def detach(self, index: int) -> None: ...
 
@@ -65,7 +68,10 @@ class Readers(Protocol):
 
 @dataclass(slots=True)
 class OpenFile:
-    """One handle. INVARIANT: one of `fd` and `reader` is set; `stored` is the object of `reader`."""
+    """One handle; `cell` is its place in the session.
+
+    INVARIANT: `fd` or `reader` is set, or the file is gone behind the mount; `stored` is the object of `reader`.
+    """
 
     ino: Ino
     index: int
@@ -74,6 +80,7 @@ class OpenFile:
     hot_ino: HotIno | None = None
     reader: Reader | None = None
     stored: ObjectRef | None = None
+    cell: int = 0
 
     @property
     def is_writer(self) -> bool:
@@ -86,14 +93,16 @@ class Files:
     A file handle is an index, and in its upper 32 bits the backing id of a file that the kernel passes through.
     """
 
-    def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, nodes: Nodes) -> None:
+    def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, nodes: Nodes, session: Session) -> None:
         self.modes = IoModes()
+        self.parked = Parked()
         self.attachments: Attachments | None = None
         self.successor: Callable[[bytes], ObjectRef | None] | None = None  # of a segment at a path, if it is cold
         self._tier = tier
         self._readers = readers
         self._restorer = restorer
         self._nodes = nodes
+        self._session = session
         restorer.came_back = self._came_back
         self._reviving: dict[Ino, trio.Event] = {}
         self._open: dict[Handle, OpenFile] = {}
@@ -154,6 +163,9 @@ class Files:
         if self.attachments:
             self.attachments.detach(file.index)
         self._free.append(file.index)
+        self._session.drop(file.cell)
+        if not self.modes.is_open(file.ino):
+            self.parked.closed(file.ino)
         if file.fd is not None and file.hot_ino is not None:
             self._tier.open_files.closed(file.hot_ino, file.is_writer)
             os.close(file.fd)
@@ -175,6 +187,39 @@ class Files:
             return self._open_hot(path, flags)
         finally:
             os.close(fd)
+
+    # -- taking over ---------------------------------------------------------------------------------------------
+
+    def take_over(self, cells: list[Cell]) -> None:
+        """Have the handles of another worker, by its cells; the nodes are known already. OSError: too many files."""
+        for cell in cells:
+            index = cell.parent & _INDEX
+            file = OpenFile(cell.ino, index, cell.value, cell=cell.place)
+            self._indices = max(self._indices, index)
+            self._open[Handle(cell.parent)] = file
+            self.modes.taken_over(cell.ino, cell.parent >> 32)
+            self._find_again(file)
+        used = {file.index for file in self._open.values()}
+        self._free = [index for index in range(1, self._indices + 1) if index not in used]
+        last = self._session.last_backing_id
+        self.modes.drop_unknown((last, last + 1))  # registered, and the worker died before a handle had it
+
+    def _find_again(self, file: OpenFile) -> None:
+        """Open what a handle was on: by its name, by what was parked when that went, or the object."""
+        parked = self.parked.inherited_fd("hot", file.ino)
+        if self._hot_descriptor(file, is_known=False) is not None:
+            return
+        if parked is not None:
+            fd = Fd(os.open(by_fd(parked), self._backing_flags(file.flags) | os.O_CLOEXEC))
+            self._attach(file, fd, os.fstat(fd), is_known=False)
+            return
+        record = self.parked.inherited_record(file.ino) or self._tier.catalog.get_by_ino(file.ino)
+        if record is None or record.object is None:
+            return  # it is gone behind the mount: ESTALE
+        file.stored, file.reader = record.object, self._reader(file.ino, record.object)
+        self._tier.open_files.opened_object(record.object.key)
+        if self.attachments:
+            self.attachments.attach(file.index, None, record.object.size)
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
@@ -248,6 +293,7 @@ class Files:
             fd = await self._restorer.nameless(file.stored) if keeps_bytes else self._tier.hot.temporary(b"")
             try:
                 apply_attributes(fd, (node.record or record).attributes)
+                self.parked.file(node.ino, fd)
                 for one in [one for one in self._open.values() if one.ino == node.ino and one.fd is None]:
                     self._detach_object(one)
                     self._attach(one, Fd(os.dup(fd)), os.fstat(fd))
@@ -267,8 +313,8 @@ class Files:
 
     async def _read_object(self, file: OpenFile, offset: int, size: int) -> Pieces:
         reader, stored = file.reader, file.stored
-        assert reader is not None
-        assert stored is not None
+        if reader is None or stored is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         size = min(size, stored.size - offset)
         if size <= 0:
             return []
@@ -312,7 +358,7 @@ class Files:
                 with suppress(OSError):  # too many descriptors: at its next use
                     self._hot_descriptor(file)
 
-    def _hot_descriptor(self, file: OpenFile) -> Fd | None:
+    def _hot_descriptor(self, file: OpenFile, is_known: bool = True) -> Fd | None:
         """The descriptor of a handle; opened now when the file has come back to the hot tier since."""
         if file.fd is None:
             try:
@@ -329,22 +375,24 @@ class Files:
             if file.is_writer:
                 self._tier.write_expected(path)
             self._detach_object(file)
-            self._attach(file, fd, st)
+            self._attach(file, fd, st, is_known)
         return file.fd
 
     def _open_hot(self, path: bytes, flags: int, extra: int = 0) -> Fd:
         """Open the backing file. Never write-only: the kernel reads pages that it fills in part, and maps them."""
-        kept = flags & _KEPT_FLAGS
-        if kept & os.O_ACCMODE == os.O_WRONLY:
-            kept = kept & ~os.O_ACCMODE | os.O_RDWR
-        return self._tier.hot.open(path, kept | extra)
+        return self._tier.hot.open(path, self._backing_flags(flags) | extra)
 
-    def _attach(self, file: OpenFile, fd: Fd, st: os.stat_result) -> None:
+    @staticmethod
+    def _backing_flags(flags: int) -> int:
+        kept = flags & _KEPT_FLAGS
+        return kept & ~os.O_ACCMODE | os.O_RDWR if kept & os.O_ACCMODE == os.O_WRONLY else kept
+
+    def _attach(self, file: OpenFile, fd: Fd, st: os.stat_result, is_known: bool = True) -> None:
         file.fd = fd
         file.hot_ino = HotIno(st.st_ino)
         self._tier.open_files.opened(file.hot_ino, file.is_writer)
         if self.attachments:
-            self.attachments.attach(file.index, fd, 0)
+            self.attachments.attach(file.index, fd, 0, is_known)
 
     def _detach_object(self, file: OpenFile) -> None:
         if file.stored is not None:
@@ -360,6 +408,10 @@ class Files:
     def _add(self, file: OpenFile, st: os.stat_result | None = None) -> Handle:
         if self.attachments and file.stored:
             self.attachments.attach(file.index, None, file.stored.size)
-        handle = Handle(self.modes.opened(file.ino, file.fd, st) << 32 | file.index)
+        backing_id = self.modes.opened(file.ino, file.fd, st)
+        if backing_id > self._session.last_backing_id:
+            self._session.last_backing_id = backing_id
+        handle = Handle(backing_id << 32 | file.index)
+        file.cell = self._session.handle(handle, file.ino, file.flags)
         self._open[handle] = file
         return handle

@@ -18,11 +18,15 @@ from tierfs.engine.durable import sync_directory
 from tierfs.engine.restore import Restorer
 from tierfs.engine.stats import cold_stat, without_privileges
 from tierfs.engine.tree import Found, Tree
+from tierfs.mount import again
 from tierfs.mount.changes import Changes, change_open, change_recorded
 from tierfs.mount.files import Files, Readers
 from tierfs.mount.listings import Listings
 from tierfs.mount.nodes import Node, Nodes
 from tierfs.mount.owners import Caller, give_to_caller, group_of_new
+from tierfs.mount.parked import Parked
+from tierfs.mount.session import Session
+from tierfs.mount.takeover import Known, Name, Numbering, TakenOver
 from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
 
 _ACL = b"system.posix_acl_"
@@ -34,20 +38,42 @@ class Filesystem:
     INVARIANT: a node id that the kernel holds look-ups of is in `nodes`, and means the same file until it is forgotten.
     """
 
-    def __init__(self, tree: Tree, readers: Readers, restorer: Restorer) -> None:
+    def __init__(self, tree: Tree, readers: Readers, restorer: Restorer, session: Session) -> None:
         self.tree = tree
-        self.nodes = Nodes()
-        self.files = Files(tree.tier, readers, restorer, self.nodes)
+        self.nodes = Nodes(session)
+        self.files = Files(tree.tier, readers, restorer, self.nodes, session)
         self._restorer = restorer
         self._hot = tree.hot
-        self.listings = Listings(tree, self.nodes, self.getattr)
+        self.listings = Listings(tree, self.nodes, session, self.getattr)
         tree.tier.is_claimed = self.nodes.is_orphan
         tree.catalog.on_first_record = self._drop_kept
+        tree.removing = self._park
+        self._session = session
+        known = Known(self.nodes, self.files, self.listings, tree.tier.numbers, tree.hot)
+        self._before = TakenOver(known, session)
 
     def close(self) -> None:
         """Close every handle, as the end of the process would."""
         self.files.close()
         self.nodes.close()
+
+    # -- taking over ---------------------------------------------------------------------------------------------
+
+    def begin(self, parked: Parked) -> None:
+        """Write down what the kernel will know; what loses its name while it is open is parked."""
+        self._park_with(parked)
+        Numbering(self._session, self.tree.tier.numbers)
+
+    def take_over(self, parked: Parked) -> None:
+        """Go on where another worker ended, with its session and what it parked; before the first request."""
+        self._park_with(parked)
+        self._before.load()
+        parked.close()
+
+    def comes_again(self, operation: str) -> None:
+        """The request that is answered next may have been carried out by the worker before."""
+        if operation not in ("rename", "unlink", "rmdir"):  # these find out by what they meet
+            self._before.undo()
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -98,9 +124,12 @@ class Filesystem:
             self.tree.claim_name(path)
             fd = self._hot.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | (flags & os.O_NOATIME), stat.S_IMODE(mode))
         except FileExistsError:
-            if flags & os.O_EXCL:
+            if again.is_again():
+                fd = self._hot.open(path, os.O_RDWR | (flags & os.O_NOATIME))
+            elif flags & os.O_EXCL:
                 raise
-            return self._open_existing(parent, name, flags, caller)
+            else:
+                return self._open_existing(parent, name, flags, caller)
         st = give_to_caller(self._hot, path, fd, mode, caller)
         found = Found(self.tree.tier.numbers.of(st), st)
         self.nodes.looked_up(found.ino, parent, name)
@@ -117,19 +146,22 @@ class Filesystem:
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Found:
         """mkdir(2)."""
         path = self._new(parent, name)
-        self._hot.mkdir(path, stat.S_IMODE(mode))
+        with again.made_already():
+            self._hot.mkdir(path, stat.S_IMODE(mode))
         return self._made(path, parent, name, mode, caller)
 
     def mknod(self, parent: Ino, name: bytes, mode: int, device: int, caller: Caller) -> Found:
         """mknod(2)."""
         path = self._new(parent, name)
-        self._hot.mknod(path, mode, device)
+        with again.made_already():
+            self._hot.mknod(path, mode, device)
         return self._made(path, parent, name, mode, caller)
 
     def symlink(self, parent: Ino, name: bytes, destination: bytes, caller: Caller) -> Found:
         """symlink(2)."""
         path = self._new(parent, name)
-        self._hot.symlink(destination, path)
+        with again.made_already():
+            self._hot.symlink(destination, path)
         st = self._hot.lstat(path)
         if (caller.uid, caller.gid) != (st.st_uid, st.st_gid):
             self._hot.chown(path, caller.uid, group_of_new(self._hot, path, caller))
@@ -139,18 +171,30 @@ class Filesystem:
         """link(2). A cold file is restored first: files with several names are always hot."""
         self.tree.claim_name(self._path(parent, name))
         await self._bring_back(ino)
-        self.tree.link(self.nodes.path(ino), self._path(parent, name))
+        with again.made_already():
+            self.tree.link(self.nodes.path(ino), self._path(parent, name))
         return self.lookup(parent, name)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
         """unlink(2). The file lives on in its open handles."""
         path = self._path(parent, name)
-        self._removed(self.tree.unlink(path), parent, name)
+        try:
+            found = self.tree.unlink(path)
+        except FileNotFoundError:
+            if not self._before.was_removed(parent, name):
+                raise
+        else:
+            self._removed(found, parent, name)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """rmdir(2)."""
         path = self._path(parent, name)
-        found = self.tree.find(path)
+        try:
+            found = self.tree.find(path)
+        except FileNotFoundError:
+            if not self._before.was_removed(parent, name):
+                raise
+            return
         self._keep_directory(found, path)
         self.tree.rmdir(path)
         self._removed(found, parent, name)
@@ -158,6 +202,10 @@ class Filesystem:
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
         """renameat2(2)."""
         source, target = self._path(parent, name), self._path(new_parent, new_name)
+        if again.is_again() and self._was_renamed((parent, name), (new_parent, new_name), flags):
+            for record in filter(None, map(self.tree.catalog.get, (source, target))):
+                self.tree.tier.recover(record)
+            return
         moved, replaced = ends = self.tree.ends(source, target)
         if replaced and not flags & RENAME_EXCHANGE:
             self._keep_directory(replaced, target)
@@ -220,10 +268,14 @@ class Filesystem:
         if name.startswith(_ACL):
             await self._bring_back(ino)
         node = self._orphan(ino)
-        if node:
-            os.removexattr(by_fd(await self._orphan_bytes(node)), name)
-        else:
-            self.tree.removexattr(self.nodes.path(ino), name)
+        try:
+            if node:
+                os.removexattr(by_fd(await self._orphan_bytes(node)), name)
+            else:
+                self.tree.removexattr(self.nodes.path(ino), name)
+        except OSError as error:
+            if error.errno != errno.ENODATA or not again.is_again():
+                raise
 
     # -- files and directories -----------------------------------------------------------------------------------
 
@@ -250,6 +302,10 @@ class Filesystem:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _park_with(self, parked: Parked) -> None:
+        self.files.parked = parked
+        self.nodes.on_forgotten = parked.forgotten
+
     def _path(self, parent: Ino, name: bytes) -> bytes:
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
@@ -265,6 +321,10 @@ class Filesystem:
     def _drop_kept(self) -> None:
         if self.files.attachments:
             self.files.attachments.drop_directories()
+
+    def _was_renamed(self, source: Name, target: Name, flags: int) -> bool:
+        now = (self.tree.find_or_none(self._path(*source)), self.tree.find_or_none(self._path(*target)))
+        return self._before.was_renamed(source, target, now, flags)
 
     def _new(self, parent: Ino, name: bytes) -> bytes:
         path = self._path(parent, name)
@@ -311,6 +371,15 @@ class Filesystem:
         node = self.nodes.get(found.ino)
         if node and stat.S_ISDIR(found.st.st_mode) and node.descriptor is None:
             node.descriptor = self._hot.open(path, os.O_PATH | os.O_DIRECTORY)
+            self.files.parked.directory(found.ino, node.descriptor)
+
+    def _park(self, found: Found) -> None:
+        """What is open and about to lose its name is kept for the next worker."""
+        file = self.files.any_of(found.ino) if self.files.modes.is_open(found.ino) else None
+        if file and file.fd is not None:
+            self.files.parked.file(found.ino, file.fd)
+        elif file and found.record:
+            self.files.parked.record(found.ino, found.record)
 
     def _removed(self, found: Found, parent: Ino, name: bytes) -> None:
         node = self.nodes.removed(found.ino, parent, name)
@@ -377,6 +446,7 @@ class Filesystem:
         elif node.record:
             now_ns = self.tree.tier.now()
             node.record = replace(node.record, attributes=change_recorded(node.record.attributes, changes, now_ns))
+            self.files.parked.record(node.ino, node.record)
 
     def _drop_privileges(self, ino: Ino, caller: Caller) -> None:
         """A file that somebody else than root truncates loses setuid, setgid and capabilities (inode(7))."""

@@ -15,6 +15,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 from tierfs.core.errors import MountError, TierfsError
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
+from tierfs.mount import again
 from tierfs.mount.changes import Changes
 from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.requests import Requests
@@ -35,6 +36,9 @@ def _answering(operation: _F) -> _F:
     @functools.wraps(operation)
     async def answer(self: "Adapter", *args: Any) -> Any:
         try:
+            if again.begin(tap.request()):
+                self.repeats += 1
+                self._fs.comes_again(operation.__name__)
             return await operation(self, *args)
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
@@ -65,6 +69,7 @@ class Adapter(pyfuse3.Operations):
         self._missing = EntryAttributes()  # number 0: the kernel keeps in mind that the name is not there
         self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self.cache_s
         self.errors = 0
+        self.repeats = 0  # requests that came again after a worker died
 
     def init(self) -> None:
         self._on_init()
@@ -222,9 +227,9 @@ class Adapter(pyfuse3.Operations):
         await self._fs.removexattr(ino, name)
 
 
-def start(adapter: Adapter, fuse_fd: int, passthrough: bool, cache_directories: bool) -> None:
+def start(adapter: Adapter, fuse_fd: int, wishes: tap.Wishes) -> None:
     """Begin a session on an open /dev/fuse that somebody else has mounted: the mount's options are theirs."""
-    tap.configure(passthrough, cache_directories, int(adapter.cache_s))
+    tap.configure(wishes, int(adapter.cache_s))
     pyfuse3.init(adapter, f"/dev/fd/{fuse_fd}", set())
     _has_begun.set()
     if not tap.is_in_place():

@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _BACKING_OPEN, _BACKING_CLOSE = 0x4010E501, 0x4004E502  # _IOW(229, 1, struct fuse_backing_map), _IOW(229, 2, uint32_t)
 _BACKING_MAP = struct.Struct("=iIQ")  # fd, flags, padding
+_REPLY = struct.Struct("=IiQ")  # struct fuse_out_header
+_NOTIFY_RESEND = 7  # FUSE_NOTIFY_RESEND
 _FUSECTL = Path("/sys/fs/fuse/connections")
 _BDI = Path("/sys/class/bdi")
 
@@ -116,6 +119,21 @@ class Backing:
         fcntl.ioctl(self._fuse_fd, _BACKING_CLOSE, backing_id.to_bytes(4, sys.byteorder))
 
 
+def send_again(fuse_fd: int) -> None:
+    """Have the kernel send the requests again that were read and are not answered (Linux 6.9)."""
+    os.write(fuse_fd, _REPLY.pack(_REPLY.size, _NOTIFY_RESEND, 0))
+
+
+def refuse(fuse_fd: int, requests: Iterable[int]) -> int:
+    """Answer requests with EIO; how many there were that still waited for an answer."""
+    refused = 0
+    for request in requests:
+        with suppress(OSError):  # it was answered in the last moment
+            os.write(fuse_fd, _REPLY.pack(_REPLY.size, -errno.EIO, request))
+            refused += 1
+    return refused
+
+
 def raise_limits(mountpoint: str) -> bool:
     """Raise the connection's max_background and its read-ahead; False where fusectl cannot be had: a loss of fairness.
 
@@ -160,7 +178,7 @@ def _is_tierfs(process: Path) -> bool:
         words = (process / "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"tierfs.worker" in words or b"tierfs.mount.supervisor" in words
+    return bool({b"tierfs.worker", b"tierfs.cold", b"tierfs.mount.supervisor"} & {*words})
 
 
 def _links(process: Path) -> list[str]:

@@ -7,7 +7,7 @@ handed out; for cold files the snapshot has that too, good while the catalog is 
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found, Tree
 from tierfs.mount.nodes import Nodes
+from tierfs.mount.session import Cell, Kind, Session
 from tierfs.stores.hot import join
 
 
@@ -29,6 +30,7 @@ class Listed(NamedTuple):
 @dataclass(slots=True)
 class _Listing:
     ino: Ino
+    cell: int  # its place in the session
     names: list[bytes] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     cold: dict[bytes, Found] = field(default_factory=dict)
@@ -38,9 +40,10 @@ class _Listing:
 class Listings:
     """All open directories. `look` gives the attributes of a directory by its node id."""
 
-    def __init__(self, tree: Tree, nodes: Nodes, look: Callable[[Ino], Found]) -> None:
+    def __init__(self, tree: Tree, nodes: Nodes, session: Session, look: Callable[[Ino], Found]) -> None:
         self._tree = tree
         self._nodes = nodes
+        self._session = session
         self._look = look
         self._open: dict[Handle, _Listing] = {}
         self._next = Handle(1)
@@ -48,12 +51,21 @@ class Listings:
     def open(self, ino: Ino) -> Handle:
         """opendir(3)."""
         handle, self._next = self._next, Handle(self._next + 1)
-        self._open[handle] = _Listing(ino)
+        self._open[handle] = _Listing(ino, self._session.add(Kind.LISTING, ino, 0, handle))
         return handle
+
+    def take_over(self, cells: Iterable[Cell]) -> None:
+        """Have the open directories of another worker, by its cells."""
+        for cell in cells:
+            handle = Handle(cell.parent)
+            self._open[handle] = _Listing(cell.ino, cell.place)
+            self._next = max(self._next, Handle(handle + 1))
 
     def close(self, handle: Handle) -> None:
         """closedir(3)."""
-        self._open.pop(handle, None)
+        listing = self._open.pop(handle, None)
+        if listing:
+            self._session.drop(listing.cell)
 
     def directory(self, handle: Handle) -> Ino:
         """The node of an open directory."""

@@ -1,19 +1,21 @@
 """What the kernel knows: node ids, the names that led to them, and how many look-ups it still holds.
 
-Everything here can be said in plain numbers and bytes, so another process could take it over.
+All of it stands in the session too, where the next worker finds it.
 """
 
 import errno
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tierfs.core.records import Fd, Ino, Record
 from tierfs.engine.numbers import ROOT
+from tierfs.mount.session import Cell, Kind, Session
 
 
 @dataclass(slots=True)
 class Node:
-    """A file that the kernel may name by its number.
+    """A file that the kernel may name by its number; `cell` is its place in the session.
 
     INVARIANT: `parent`, and that of each of `others`, is the number of a node in the table, which counts them in
     `children`; a node without `name` was removed from the tree, and lives on through its handles, its `descriptor` (a
@@ -25,7 +27,8 @@ class Node:
     name: bytes | None
     lookups: int = 0
     children: int = 0
-    others: set[tuple[Ino, bytes]] = field(default_factory=set)  # further names of a file with hard links
+    cell: int = 0
+    others: dict[tuple[Ino, bytes], int] = field(default_factory=dict)  # further names, and their places
     descriptor: Fd | None = None
     record: Record | None = None
 
@@ -33,7 +36,10 @@ class Node:
 class Nodes:
     """All nodes that the kernel holds look-ups of, and the directories above them."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        #: Told of a node without a name that the kernel has forgotten.
+        self.on_forgotten: Callable[[Ino], None] = _ignore
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, ROOT, b"", lookups=1)}
 
     def __len__(self) -> int:
@@ -47,6 +53,18 @@ class Nodes:
         """Whether the kernel still knows a number whose file was removed from the tree."""
         node = self._nodes.get(ino)
         return node is not None and node.name is None
+
+    def removed_ones(self) -> list[Node]:
+        """The nodes whose files were removed from the tree."""
+        return [node for node in self._nodes.values() if node.name is None]
+
+    def numbers(self) -> Iterable[Ino]:
+        """The numbers of all nodes."""
+        return self._nodes.keys()
+
+    def named(self, parent: Ino, name: bytes) -> Node | None:
+        """The node that a name led to. Looks at all of them: for requests that come again."""
+        return next((node for node in self._nodes.values() if _is_named(node, parent, name)), None)
 
     def path(self, ino: Ino) -> bytes:
         """The path of a node. ESTALE for one that was removed, or that nobody looked up."""
@@ -67,16 +85,20 @@ class Nodes:
         """The kernel was told a node: it holds one more look-up of it."""
         node = self._nodes.get(ino)
         if node is None:
-            node = self._nodes[ino] = Node(ino, parent, name)
+            node = self._nodes[ino] = Node(ino, parent, name, lookups=1)
+            node.cell = self._session.add(Kind.NODE, ino, 1, parent, name)
             self._hold(parent)
-        elif node.name is None:
+            return node
+        if node.name is None:
             self._hold(parent)
             self._let_go(node.parent)
-            node.parent, node.name = parent, name
+            self._rename(node, parent, name)
         elif (node.parent, node.name) != (parent, name) and (parent, name) not in node.others:
             self._hold(parent)
-            node.others.add((parent, name))
-        node.lookups += 1
+            node.others[parent, name] = self._session.add(Kind.NAME, ino, 0, parent, name)
+        if ino != ROOT:
+            node.lookups += 1
+            self._session.count(node.cell, node.lookups)
         return node
 
     def forget(self, ino: Ino, count: int) -> None:
@@ -85,7 +107,10 @@ class Nodes:
         if node is None or ino == ROOT:
             return
         node.lookups -= count
-        self._drop_unneeded(node)
+        if node.lookups > 0 or node.children > 0:
+            self._session.recount(node.cell, max(0, node.lookups))
+        else:
+            self._drop_unneeded(node)
 
     def removed(self, ino: Ino, parent: Ino, name: bytes) -> Node | None:
         """A name is gone; the node, if that was the last name it is known by."""
@@ -94,13 +119,15 @@ class Nodes:
             return None
         if (node.parent, node.name) == (parent, name):
             if node.others:
-                node.parent, node.name = node.others.pop()
+                (node.parent, node.name), place = node.others.popitem()
+                self._rename(node, node.parent, node.name)
+                self._session.drop(place)
                 self._let_go(parent)
                 return None
-            node.name = None
+            self._rename(node, node.parent, None)
             return node
         if (parent, name) in node.others:
-            node.others.discard((parent, name))
+            self._session.drop(node.others.pop((parent, name)))
             self._let_go(parent)
         return None
 
@@ -110,14 +137,43 @@ class Nodes:
         if node is None:
             return
         if (node.parent, node.name) == source:
-            node.parent, node.name = target
+            self._rename(node, *target)
         elif source in node.others:
-            node.others.discard(source)
-            node.others.add(target)
+            before = node.others.pop(source)
+            node.others[target] = self._session.add(Kind.NAME, ino, 0, *target)
+            self._session.drop(before)
         else:
             return
         self._hold(target[0])
         self._let_go(source[0])
+
+    def take_over(self, cells: Iterable[Cell]) -> None:
+        """Know what another worker knew: its cells of nodes and names. A kill may have left two for one."""
+        written: dict[Ino, int] = {}
+        for cell in cells:
+            node = self._nodes.get(cell.ino)
+            if node is None:
+                node = self._nodes[cell.ino] = Node(cell.ino, ROOT, None)
+            if cell.kind == Kind.NAME:
+                node.others[Ino(cell.parent), cell.name] = cell.place
+            elif cell.order < written.get(cell.ino, 0):
+                self._session.drop(cell.place)
+            else:
+                self._session.drop(node.cell)
+                written[cell.ino] = cell.order
+                node.cell, node.lookups, node.parent = cell.place, cell.value, Ino(cell.parent)
+                node.name = cell.name if cell.kind == Kind.NODE else None
+        for node in list(self._nodes.values()):
+            self._session.drop(node.others.pop((node.parent, node.name or b""), 0))
+            if not node.cell and node.ino != ROOT:
+                del self._nodes[node.ino]
+                for place in node.others.values():
+                    self._session.drop(place)
+        for node in list(self._nodes.values()):
+            for parent in [node.parent, *(other for other, _ in node.others)] if node.ino != ROOT else ():
+                self._hold(parent)
+        for node in list(self._nodes.values()):
+            self._drop_unneeded(node)
 
     def close(self) -> None:
         """Close the descriptors of removed directories."""
@@ -125,6 +181,16 @@ class Nodes:
             if node.descriptor is not None:
                 os.close(node.descriptor)
                 node.descriptor = None
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _rename(self, node: Node, parent: Ino, name: bytes | None) -> None:
+        """Give a node its first name, or take it: a new cell, then the old one goes."""
+        before = node.cell
+        node.parent, node.name = parent, name
+        kind = Kind.ORPHAN if name is None else Kind.NODE
+        node.cell = self._session.add(kind, node.ino, node.lookups, parent, name or b"")
+        self._session.drop(before)
 
     # The kernel may forget a directory while it knows a file in it: by another name, or by an open descriptor alone.
 
@@ -148,8 +214,20 @@ class Nodes:
             if node.descriptor is not None:
                 os.close(node.descriptor)
                 node.descriptor = None
+            if node.name is None:
+                self.on_forgotten(node.ino)
+            for place in (node.cell, *node.others.values()):
+                self._session.drop(place)
             for parent in [node.parent, *(other for other, _ in node.others)]:
                 above = self._nodes.get(parent)
                 if above is not None:
                     above.children -= 1
                     unneeded.append(above)
+
+
+def _is_named(node: Node, parent: Ino, name: bytes) -> bool:
+    return (node.parent, node.name) == (parent, name) or (parent, name) in node.others
+
+
+def _ignore(_ino: Ino) -> None:
+    """Nobody else needs to know."""

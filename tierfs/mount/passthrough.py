@@ -8,6 +8,8 @@ import errno
 import logging
 import os
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +50,25 @@ class IoModes:
     def backing_ids(self) -> int:
         """How many backing ids are held."""
         return sum(1 for inode in self._open.values() if inode.backing_id)
+
+    def is_open(self, ino: Ino) -> bool:
+        """Whether there are handles on a node."""
+        return ino in self._open
+
+    def taken_over(self, ino: Ino, backing_id: int) -> None:
+        """Another worker opened a handle on `ino`, with this backing id."""
+        inode = self._open.get(ino)
+        if inode is None:
+            inode = self._open[ino] = _Open(backing_id)
+        inode.handles += 1
+
+    def drop_unknown(self, backing_ids: Iterable[int]) -> None:
+        """Give those of these backing ids back that no handle has."""
+        known = {inode.backing_id for inode in self._open.values()}
+        for backing_id in backing_ids:
+            if self.device and backing_id and backing_id not in known:
+                with suppress(OSError):  # there is none
+                    self.device.unregister(backing_id)
 
     def opened(self, ino: Ino, fd: Fd | None, st: os.stat_result | None) -> int:
         """The backing id for a new handle on `ino`, or CACHED. `fd` (with its `st`) None: it has no hot bytes now."""

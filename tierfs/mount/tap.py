@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 
 from tierfs.core.records import Fd, Ino
 from tierfs.mount.kernel import MAX_BACKGROUND
@@ -75,17 +76,54 @@ _OPCODES = {
     53: "copy_file_range",
 }
 _PASSTHROUGH = 1 << 37
+_HAS_RESEND = 1 << 39
 
 
-def configure(passthrough: bool, cache_directories: bool, cache_s: int) -> None:
-    """Say what the next session asks the kernel for."""
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a session asks the kernel for; with `init_request`, that of the connection, it goes on with an old one."""
+
+    passthrough: bool
+    cache_directories: bool
+    init_request: bytes = b""
+
+
+def configure(wishes: Wishes, cache_s: int) -> None:
+    """Say what the next session asks the kernel for, or which one it goes on with."""
     _native.configure(
-        passthrough=passthrough,
-        cache_directories=cache_directories,
+        passthrough=wishes.passthrough,
+        cache_directories=wishes.cache_directories,
         max_background=MAX_BACKGROUND,
         max_readahead=_MAX_READAHEAD,
         cache_seconds=cache_s,
     )
+    if wishes.init_request:
+        _native.resume(wishes.init_request)
+
+
+def init_request() -> bytes:
+    """The INIT request of the connection, as the kernel sent it; empty before it did."""
+    return _native.init_request()
+
+
+def granted() -> int:
+    """The flags that the kernel offered and was asked for; known once the session has begun."""
+    return _native.granted()
+
+
+def request() -> int:
+    """The number of the request that was read last. To be asked before anything is awaited."""
+    return _native.request()
+
+
+def sends_again() -> bool:
+    """Whether the kernel can send requests again that were read and not answered (Linux 6.9)."""
+    return bool(_native.offered() & _HAS_RESEND)
+
+
+def write_down_requests(memory: memoryview) -> None:
+    """Write the numbers of requests that are not answered yet into this memory, for as long as the process lives."""
+    _native.track(memory)
 
 
 def take_precedence() -> None:
@@ -101,9 +139,9 @@ def take_precedence() -> None:
     _log.info("the kernel schedules tierfs like any other process")
 
 
-def has_passthrough() -> bool:
-    """Whether the kernel offered passthrough and was asked for it; known once the session has begun."""
-    return bool(_native.granted() & _PASSTHROUGH)
+def is_passthrough(granted: int) -> bool:
+    """Whether what was agreed upon has passthrough in it."""
+    return bool(granted & _PASSTHROUGH)
 
 
 def is_in_place() -> bool:
@@ -140,9 +178,12 @@ def finish_replies() -> None:
 class Tap:
     """Keeps the native module informed of what it answers for; `index` is the lower half of a file handle."""
 
-    def attach(self, index: int, fd: Fd | None, size: int) -> None:
-        """A handle was opened on a descriptor, or (None) on a cold file of `size` bytes."""
-        _native.attach(index, -1 if fd is None else fd, size)
+    def attach(self, index: int, fd: Fd | None, size: int, is_known: bool = True) -> None:
+        """A handle was opened on a descriptor, or (None) on a cold file of `size` bytes.
+
+        `is_known`: the kernel has seen its times as they are now.
+        """
+        _native.attach(index, -1 if fd is None else fd, size, is_known)
 
     def detach(self, index: int) -> None:
         """A handle was closed."""

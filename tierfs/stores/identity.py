@@ -12,8 +12,8 @@ _NAME = "identity"
 _MACHINE_ID = Path("/etc/machine-id")
 
 
-def owner_of(state: Path, mountpoint: str) -> Owner:
-    """The owner that a mount with this state directory is, with a session of its own. OSError.
+def owner_of(state: Path, mountpoint: str, session: str) -> Owner:
+    """The owner that a mount with this state directory is. OSError.
 
     A copy of the directory is another owner: the identity has the inode number of its file.
     """
@@ -26,7 +26,7 @@ def owner_of(state: Path, mountpoint: str) -> Owner:
             os.fsync(fd)
     host = socket.gethostname()
     where = f"host {host}, mounted at {mountpoint}, state directory {state}, pid {os.getpid()}"
-    return Owner(f"{path.read_text()}-{path.stat().st_ino:x}", _machine() or host, uuid.uuid4().hex, where)
+    return Owner(f"{path.read_text()}-{path.stat().st_ino:x}", _machine() or host, session, where)
 
 
 def _machine() -> str:

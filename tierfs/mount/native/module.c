@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "directories.h"
+#include "inflight.h"
 #include "replies.h"
 #include "tap.h"
 
@@ -68,9 +69,48 @@ static PyObject *attach(PyObject *self, PyObject *args) {
     (void)self;
     unsigned int handle;
     int fd;
+    int is_known;
     long long size;
-    if (!PyArg_ParseTuple(args, "IiL", &handle, &fd, &size)) return NULL;
-    if (!tap_attach(handle, fd, size)) return PyErr_NoMemory();
+    if (!PyArg_ParseTuple(args, "IiLp", &handle, &fd, &size, &is_known)) return NULL;
+    if (!tap_attach(handle, fd, size, is_known)) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *resume(PyObject *self, PyObject *bytes) {
+    (void)self;
+    char *request;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(bytes, &request, &length)) return NULL;
+    if (!tap_resume(request, (size_t)length)) return PyErr_Format(PyExc_ValueError, "this is no INIT request");
+    Py_RETURN_NONE;
+}
+
+static PyObject *init_request(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    size_t length;
+    const char *request = tap_init_request(&length);
+    return PyBytes_FromStringAndSize(request, (Py_ssize_t)length);
+}
+
+static PyObject *request(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(tap_request());
+}
+
+/* The memory is kept for good: answers are written down in it until the process ends. */
+static PyObject *track(PyObject *self, PyObject *memory) {
+    (void)self;
+    static Py_buffer view;
+    if (view.obj) return PyErr_Format(PyExc_ValueError, "requests are written down already");
+    if (PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)) return NULL;
+    size_t count = (size_t)view.len / sizeof(uint64_t);
+    if (!count || count & (count - 1)) {
+        PyBuffer_Release(&view);
+        return PyErr_Format(PyExc_ValueError, "a power of two of words is needed");
+    }
+    inflight_track(view.buf, count);
     Py_RETURN_NONE;
 }
 
@@ -198,7 +238,7 @@ static PyObject *is_readable(PyObject *self, PyObject *args) {
     unsigned int patience_us;
     if (!PyArg_ParseTuple(args, "iI", &fd, &patience_us)) return NULL;
     struct pollfd wanted = {.fd = fd, .events = POLLIN};
-    bool found = poll(&wanted, 1, 0) != 0;
+    bool found = tap_has_request() || poll(&wanted, 1, 0) != 0;
     if (!found && patience_us) {
         Py_BEGIN_ALLOW_THREADS;
         found = wait_readable(&wanted, patience_us * INT64_C(1000));
@@ -239,6 +279,12 @@ static PyObject *kills_privileges(PyObject *self, PyObject *unused) {
     return PyBool_FromLong(tap_kills_privileges());
 }
 
+static PyObject *offered(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(tap_offered());
+}
+
 static PyObject *granted(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
@@ -249,7 +295,12 @@ static PyMethodDef methods[] = {
     {"configure", (PyCFunction)(void (*)(void))configure, METH_VARARGS | METH_KEYWORDS,
      "Put the tap into the session that is made next, and say what its INIT reply asks for."},
     {"attach", attach, METH_VARARGS,
-     "attach(handle, fd, size): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold file."},
+     "attach(handle, fd, size, is_known): answer FALLOCATE, LSEEK and COPY_FILE_RANGE on a file handle; fd -1 for a cold "
+     "file. is_known: the kernel has seen its times as they are."},
+    {"resume", resume, METH_O, "resume(request): go on with a connection; the INIT request that the kernel sent then."},
+    {"init_request", init_request, METH_NOARGS, "The INIT request of the connection; empty before there was one."},
+    {"request", request, METH_NOARGS, "The number of the request that was read last."},
+    {"track", track, METH_O, "track(memory): write down in 64-bit words which requests are not answered yet."},
     {"reply_with", reply_with, METH_O,
      "reply_with(pieces): the reply that begins with the first piece, which is returned, consists of all of them."},
     {"finish_replies", finish_replies, METH_NOARGS, "Write the replies that wait, before their descriptor is closed."},
@@ -266,6 +317,7 @@ static PyMethodDef methods[] = {
     {"in_place", in_place, METH_NOARGS, "Whether the tap stands between the session and /dev/fuse."},
     {"kills_privileges", kills_privileges, METH_NOARGS,
      "Whether the request that was read last takes set-user-ID and set-group-ID away."},
+    {"offered", offered, METH_NOARGS, "The INIT flags that the kernel offered."},
     {"granted", granted, METH_NOARGS, "The INIT flags that were asked for, of those that the kernel offered."},
     {NULL, NULL, 0, NULL},
 };

@@ -7,6 +7,7 @@
 
 enum {
     OP_LOOKUP = 1,
+    OP_FORGET = 2,
     OP_GETATTR = 3,
     OP_OPEN = 14,
     OP_READ = 15,
@@ -16,6 +17,8 @@ enum {
     OP_INIT = 26,
     OP_OPENDIR = 27,
     OP_CREATE = 35,
+    OP_INTERRUPT = 36,
+    OP_BATCH_FORGET = 42,
     OP_FALLOCATE = 43,
     OP_LSEEK = 46,
     OP_COPY_FILE_RANGE = 47,

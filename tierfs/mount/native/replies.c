@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "inflight.h"
 #include "protocol.h"
 
 #define MOST_WAITING 256 /* more than readers keep busy, as a rule: then the loop writes itself */
@@ -44,6 +45,7 @@ static void *write_replies(void *unused) {
         if (!replies.waiting) break;
         struct reply *next = &replies.ring[replies.first]; /* nobody else touches it while it waits */
         pthread_mutex_unlock(&replies.lock);
+        inflight_done(next->header.unique);
         (void)!writev(next->fd, next->iov, next->count);
         pthread_mutex_lock(&replies.lock);
         replies.first = (replies.first + 1) % MOST_WAITING;
@@ -92,6 +94,7 @@ bool reply_take(int fd, const struct iovec *iov, int count) {
     pthread_mutex_unlock(&replies.lock);
     if (!is_queued) { /* the owner is given back when another reply is offered */
         offered->iov[0] = (struct iovec){&offered->header, sizeof offered->header};
+        inflight_done(offered->header.unique);
         (void)!writev(fd, offered->iov, offered->count);
         offered->iov[1].iov_base = NULL;
     }

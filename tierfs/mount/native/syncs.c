@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "inflight.h"
 #include "protocol.h"
 
 #define MOST_THREADS 16 /* a disk has no use for more at a time */
@@ -38,6 +39,7 @@ static void do_sync(const struct sync *one) {
     int error = (one->data_only ? fdatasync(one->fd) : fsync(one->fd)) ? errno : 0;
     close(one->fd);
     struct out_header out = {.len = sizeof out, .error = -error, .unique = one->unique};
+    inflight_done(one->unique);
     (void)!write(one->fuse_fd, &out, sizeof out); /* it fails when nobody waits any more */
 }
 

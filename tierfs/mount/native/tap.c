@@ -15,6 +15,7 @@
  *
  *   READ     a large reply leaves in a thread of its own (replies.h)
  *   FSYNC    of a hot file: done and answered in threads (syncs.h)
+ *   INIT     kept for the next process on this connection; after tap_resume() it is read once more, and not answered
  *   GETATTR, LOOKUP   answered here for directories that are kept (directories.h)
  *
  * Nothing in a request is believed before its length was compared with what was read.
@@ -30,6 +31,7 @@
 #include <unistd.h>
 
 #include "directories.h"
+#include "inflight.h"
 #include "protocol.h"
 #include "replies.h"
 #include "syncs.h"
@@ -38,6 +40,9 @@
 #define LONGEST_COPY (1u << 20)
 /* Requests answered here in a row before the rest of the process gets its turn. */
 #define MOST_ANSWERS 16
+
+/* An INIT request, which newer kernels may make longer than it is today (104 bytes with its header). */
+#define MOST_INIT 1024
 
 struct pending {
     uint64_t unique;
@@ -56,6 +61,11 @@ static struct {
     uint64_t offered, granted;
     uint64_t counts[TAP_OPCODES];
     bool kills_privileges; /* said by the request that was read last */
+    uint64_t request;      /* its number */
+    char init[MOST_INIT];  /* the INIT request */
+    size_t init_length;
+    bool is_to_resume;       /* it is to be read from here */
+    uint64_t swallow_unique; /* and its reply, to this number, goes nowhere */
     struct pending *pending; /* requests whose reply is to be changed; few at a time, in no order */
     size_t pending_count, pending_room;
     struct attached *attached; /* by file handle */
@@ -67,6 +77,25 @@ const uint64_t *tap_counts(void) { return tap.counts; }
 uint64_t tap_offered(void) { return tap.offered; }
 uint64_t tap_granted(void) { return tap.granted; }
 bool tap_kills_privileges(void) { return tap.kills_privileges; }
+uint64_t tap_request(void) { return tap.request; }
+bool tap_has_request(void) { return tap.is_to_resume; }
+
+bool tap_resume(const void *request, size_t length) {
+    struct in_header header;
+    if (length < sizeof header || length > sizeof tap.init) return false;
+    memcpy(&header, request, sizeof header);
+    if (header.opcode != OP_INIT || header.len != length) return false;
+    memcpy(tap.init, request, length);
+    tap.init_length = length;
+    tap.is_to_resume = true;
+    tap.swallow_unique = header.unique;
+    return true;
+}
+
+const void *tap_init_request(size_t *length) {
+    *length = tap.init_length;
+    return tap.init_length ? tap.init : NULL;
+}
 
 void tap_reset(void) {
     free(tap.pending);
@@ -74,6 +103,7 @@ void tap_reset(void) {
     directories_drop();
     replies_finish();
     syncs_finish();
+    inflight_track(NULL, 0);
     memset(&tap, 0, sizeof tap);
 }
 
@@ -90,10 +120,10 @@ static bool make_room(void **array, size_t *room, size_t needed, size_t element)
     return true;
 }
 
-bool tap_attach(uint32_t handle, int fd, int64_t size) {
+bool tap_attach(uint32_t handle, int fd, int64_t size, bool is_known) {
     if (!make_room((void **)&tap.attached, &tap.attached_room, (size_t)handle + 1, sizeof *tap.attached)) return false;
     struct stat st = {0};
-    if (fd >= 0) (void)fstat(fd, &st);
+    if (fd >= 0 && is_known) (void)fstat(fd, &st);
     tap.attached[handle] = (struct attached){.fd = fd, .in_use = true, .size = size, .ctime = st.st_ctim};
     return true;
 }
@@ -127,8 +157,12 @@ static uint32_t take_expected(uint64_t unique) {
     return 0;
 }
 
-static void note_init(const void *argument, size_t length) {
+static void note_init(const struct in_header *in, const void *argument, size_t length) {
     struct init_in init = {0};
+    if (in->len <= sizeof tap.init) {
+        memmove(tap.init, in, in->len);
+        tap.init_length = in->len;
+    }
     memcpy(&init, argument, length < sizeof init ? length : sizeof init);
     tap.offered = init.flags;
     if (init.flags & INIT_EXT) tap.offered |= (uint64_t)init.flags2 << 32;
@@ -242,6 +276,7 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
     if (error) payload_size = 0;
     struct out_header out = {.len = (uint32_t)(sizeof out + payload_size), .error = -error, .unique = in->unique};
     struct iovec iov[2] = {{&out, sizeof out}, {&payload, payload_size}};
+    inflight_done(in->unique);
     /* It fails only if the request was interrupted or the mount is gone: nobody waits for the answer then. */
     ssize_t ignored = writev(fd, iov, payload_size ? 2 : 1);
     (void)ignored;
@@ -253,9 +288,11 @@ static bool note(int fd, const struct in_header *in, size_t length) {
     const void *argument = in + 1;
     if (in->opcode < TAP_OPCODES) tap.counts[in->opcode]++;
     tap.kills_privileges = false;
+    tap.request = in->unique;
+    inflight_add(in->unique, in->opcode);
     switch (in->opcode) {
     case OP_INIT:
-        note_init(argument, length);
+        note_init(in, argument, length);
         expect_reply(in->unique, in->opcode);
         return false;
     case OP_OPEN:
@@ -275,9 +312,19 @@ static bool note(int fd, const struct in_header *in, size_t length) {
     }
 }
 
+/* The INIT request of another process' time: nobody waits for an answer to it. */
+static ssize_t read_again(int fd, void *buffer, size_t size) {
+    tap.is_to_resume = false;
+    if (size < tap.init_length) return -1;
+    memcpy(buffer, tap.init, tap.init_length);
+    (void)note(fd, buffer, tap.init_length - sizeof(struct in_header));
+    return (ssize_t)tap.init_length;
+}
+
 ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
     (void)userdata;
     const struct in_header *in = buffer;
+    if (tap.is_to_resume) return read_again(fd, buffer, size);
     for (int answered = 0; answered < MOST_ANSWERS; answered++) {
         ssize_t n = read(fd, buffer, size);
         if (n < 0 && errno == EAGAIN) break; /* whoever asked was killed before the request could be read */
@@ -341,11 +388,16 @@ static void change_reply(uint32_t opcode, char *data, size_t length) {
 ssize_t tap_writev(int fd, struct iovec *iov, int count, void *userdata) {
     (void)userdata;
     if (reply_take(fd, iov, count)) return (ssize_t)(iov[0].iov_len + iov[1].iov_len); /* all that libfuse knows of */
-    if (count >= 1 && iov[0].iov_len == sizeof(struct out_header) && tap.pending_count) {
-        struct out_header out;
-        memcpy(&out, iov[0].iov_base, sizeof out);
-        uint32_t opcode = out.unique ? take_expected(out.unique) : 0;
-        if (opcode && !out.error && count == 2) change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
+    if (count < 1 || iov[0].iov_len != sizeof(struct out_header)) return writev(fd, iov, count);
+    struct out_header out;
+    memcpy(&out, iov[0].iov_base, sizeof out);
+    if (!out.unique) return writev(fd, iov, count); /* a notification */
+    uint32_t opcode = tap.pending_count ? take_expected(out.unique) : 0;
+    if (opcode && !out.error && count == 2) change_reply(opcode, iov[1].iov_base, iov[1].iov_len);
+    inflight_done(out.unique);
+    if (out.unique == tap.swallow_unique) {
+        tap.swallow_unique = 0;
+        return out.len;
     }
     return writev(fd, iov, count);
 }

@@ -22,9 +22,20 @@ struct tap_limits {
 /* What to ask for in the next INIT reply. */
 void tap_configure(const struct tap_limits *limits);
 
+/* Begin with this INIT request, which another process has answered on the same connection: libfuse gets it as the first
+ * request, and its reply goes nowhere. False when it is none. */
+bool tap_resume(const void *request, size_t length);
+
+/* The INIT request of the connection, as the kernel sent it; NULL before there was one. */
+const void *tap_init_request(size_t *length);
+
+/* The number of the request that was read last. */
+uint64_t tap_request(void);
+
 /* Requests on this file handle that pyfuse3 has no handler for are answered with the descriptor `fd`;
- * -1: a file of `size` bytes without a descriptor (cold). False when out of memory. */
-bool tap_attach(uint32_t handle, int fd, int64_t size);
+ * -1: a file of `size` bytes without a descriptor (cold). `is_known`: the kernel has seen its times as they are now.
+ * False when out of memory. */
+bool tap_attach(uint32_t handle, int fd, int64_t size, bool is_known);
 void tap_detach(uint32_t handle);
 
 /* Requests read so far, by opcode. */
@@ -36,6 +47,9 @@ bool tap_kills_privileges(void);
 /* The INIT flags that the kernel offered (flags | flags2 << 32), and those that the reply asked for. */
 uint64_t tap_offered(void);
 uint64_t tap_granted(void);
+
+/* Whether a request waits to be read that is not in /dev/fuse. */
+bool tap_has_request(void);
 
 /* libfuse's custom I/O (struct fuse_custom_io): read(2) and writev(2) of /dev/fuse, with the tap between. */
 ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata);
