@@ -86,7 +86,7 @@ class Daemon:
         files = await self.look_at_all()
         for gone in self._tier.failures.keys() - {file.path for file in files}:
             del self._tier.failures[gone]  # renamed, or removed behind the mount
-        filesystem = os.fstatvfs(self._tier.hot.root)
+        filesystem = self._tier.hot.statvfs()
         fill = Fill(
             hot=sum(file.size for file in files),
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,

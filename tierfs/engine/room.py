@@ -6,7 +6,6 @@ our own write, and waits for the bucket anyway: it makes the room that it needs.
 """
 
 import logging
-import os
 
 import trio
 
@@ -50,7 +49,7 @@ class Room:
         """Release until so many bytes are free; whether anything was released."""
         if not self._is_allowed:
             return False
-        filesystem = os.fstatvfs(self._tier.hot.root)
+        filesystem = self._tier.hot.statvfs()
         free = filesystem.f_bavail * filesystem.f_frsize
         return await self._make(needed_bytes - free, "a restore needs its room")
 
@@ -74,6 +73,6 @@ class Room:
         return files
 
     def _fill(self) -> Fill:
-        filesystem = os.fstatvfs(self._tier.hot.root)
+        filesystem = self._tier.hot.statvfs()
         used = (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize
         return Fill(hot=0, used=used, capacity=filesystem.f_blocks * filesystem.f_frsize)

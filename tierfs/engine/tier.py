@@ -43,8 +43,7 @@ class Tier:
         self.open_files = OpenFiles()
         self.numbers = Numbers(catalog, os.fstat(hot.root), lambda ino: self.is_claimed(ino))
         self.is_claimed: Callable[[Ino], bool] = lambda _ino: False
-        #: Told of a file whose hot bytes are about to be dropped, and (None) when they are.
-        self.releasing: Callable[[Ino | None], None] = lambda _ino: None
+        self.releasing: Callable[[Ino | None], None] = lambda _ino: None  # told before hot bytes go, and (None) after
         self.failures: dict[bytes, tuple[int, int, str]] = {}  # path: failures in a row, next try, the last reason
         self.pins = Pins(catalog, settings.pins)
         self._cancels: dict[Ino, Callable[[], None]] = {}

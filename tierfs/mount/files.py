@@ -8,9 +8,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -20,6 +18,7 @@ from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer, naming
 from tierfs.engine.tier import Tier
 from tierfs.mount.nodes import Node, Nodes
+from tierfs.mount.openfile import Attachments, OpenFile, Pieces, Reader, Readers
 from tierfs.mount.parked import Parked
 from tierfs.mount.passthrough import IoModes, drop_privileges
 from tierfs.mount.session import Cell, Session
@@ -31,60 +30,6 @@ _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 _TRIES = 5
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _INDEX = 0xFFFFFFFF  # of a handle: the lower half
-
-#: The bytes of one answer, in order.
-Pieces = list[memoryview]
-
-
-class Reader(Protocol):
-    """Reads one object for one handle."""
-
-    async def read(self, offset: int, length: int) -> Pieces: ...
-
-    def start(self) -> None: ...
-
-
-class Attachments(Protocol):
-    """Told what stands behind node ids and the lower halves of file handles (see mount.tap)."""
-
-    def attach(self, index: int, fd: Fd | None, size: int, is_known: bool = True) -> None: ...
-
-    def detach(self, index: int) -> None: ...
-
-    def keep_directory(self, ino: Ino, fd: Fd) -> None: ...
-
-    def drop_directory(self, ino: Ino) -> None: ...
-
-    def drop_directories(self) -> None: ...
-
-    def kills_privileges(self) -> bool: ...
-
-
-class Readers(Protocol):
-    """Gives readers of objects: the hydrator."""
-
-    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None) -> Reader: ...
-
-
-@dataclass(slots=True)
-class OpenFile:
-    """One handle; `cell` is its place in the session.
-
-    INVARIANT: `fd` or `reader` is set, or the file is gone behind the mount; `stored` is the object of `reader`.
-    """
-
-    ino: Ino
-    index: int
-    flags: int
-    fd: Fd | None = None
-    hot_ino: HotIno | None = None
-    reader: Reader | None = None
-    stored: ObjectRef | None = None
-    cell: int = 0
-
-    @property
-    def is_writer(self) -> bool:
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
 
 
 class Files:
@@ -111,6 +56,15 @@ class Files:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def now(self) -> int:
+        """The time, in nanoseconds since the epoch."""
+        return self._tier.now()
+
+    def drop_kept_directories(self) -> None:
+        """Some directory has a name now that is not on disk."""
+        if self.attachments:
+            self.attachments.drop_directories()
 
     def get(self, handle: Handle) -> OpenFile:
         """The open file of a handle. EBADF."""

@@ -8,23 +8,24 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from dataclasses import replace
 
 import trio
 
 from tierfs.core.errors import NotEligible
-from tierfs.core.records import Fd, Handle, Ino
+from tierfs.core.records import Handle, Ino
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.restore import Restorer
-from tierfs.engine.stats import cold_stat, without_privileges
+from tierfs.engine.stats import without_privileges
 from tierfs.engine.tree import Found, Tree
 from tierfs.mount import again
-from tierfs.mount.changes import Changes, change_open, change_recorded
-from tierfs.mount.files import Files, Readers
+from tierfs.mount.changes import Changes
+from tierfs.mount.files import Files
 from tierfs.mount.listings import Listings
-from tierfs.mount.nodes import Node, Nodes
+from tierfs.mount.nodes import Nodes
+from tierfs.mount.openfile import Readers
 from tierfs.mount.owners import Caller, give_to_caller, group_of_new
 from tierfs.mount.parked import Parked
+from tierfs.mount.removed import RemovedFiles
 from tierfs.mount.session import Session
 from tierfs.mount.takeover import Known, Name, Numbering, TakenOver
 from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
@@ -44,9 +45,10 @@ class Filesystem:
         self.files = Files(tree.tier, readers, restorer, self.nodes, session)
         self._restorer = restorer
         self._hot = tree.hot
+        self._removed_files = RemovedFiles(self.files)
         self.listings = Listings(tree, self.nodes, session, self.getattr)
         tree.tier.is_claimed = self.nodes.is_orphan
-        tree.catalog.on_first_record = self._drop_kept
+        tree.catalog.on_first_record = self.files.drop_kept_directories
         tree.removing = self._park
         self._session = session
         known = Known(self.nodes, self.files, self.listings, tree.tier.numbers, tree.hot)
@@ -72,8 +74,7 @@ class Filesystem:
 
     def comes_again(self, operation: str) -> None:
         """The request that is answered next may have been carried out by the worker before."""
-        if operation not in ("rename", "unlink", "rmdir"):  # these find out by what they meet
-            self._before.undo()
+        self._before.comes_again(operation)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -95,25 +96,17 @@ class Filesystem:
 
     def getattr(self, ino: Ino) -> Found:
         """stat(2) of a node, also of one that was removed and is still open."""
-        node = self._orphan(ino)
-        if node is None:
-            found = self.tree.find(self.nodes.path(ino))
-            if stat.S_ISDIR(found.st.st_mode):
-                self._keep_natively(ino)
-            return found._replace(ino=ino)
-        fd = self._descriptor_of(node)
-        if fd is not None:
-            return Found(ino, os.fstat(fd))
-        assert node.record is not None
-        return Found(ino, replace(cold_stat(node.record.attributes), st_nlink=0), node.record)
+        node = self.nodes.removed_one(ino)
+        if node:
+            return self._removed_files.stat(node)
+        found = self.tree.find(self.nodes.path(ino))
+        if stat.S_ISDIR(found.st.st_mode):
+            self._keep_natively(ino)
+        return found._replace(ino=ino)
 
     def readlink(self, ino: Ino) -> bytes:
         """readlink(2)."""
         return self._hot.readlink(self.nodes.path(ino))
-
-    def statfs(self) -> os.statvfs_result:
-        """statvfs(3) of the hot tier."""
-        return os.fstatvfs(self._hot.root)
 
     # -- making and removing names -------------------------------------------------------------------------------
 
@@ -189,12 +182,10 @@ class Filesystem:
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """rmdir(2)."""
         path = self._path(parent, name)
-        try:
-            found = self.tree.find(path)
-        except FileNotFoundError:
-            if not self._before.was_removed(parent, name):
-                raise
+        found = self.tree.find_or_none(path)
+        if found is None and self._before.was_removed(parent, name):
             return
+        found = found or self.tree.find(path)
         self._keep_directory(found, path)
         self.tree.rmdir(path)
         self._removed(found, parent, name)
@@ -232,34 +223,21 @@ class Filesystem:
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:
         """getxattr(2)."""
-        node = self._orphan(ino)
-        if node is None:
-            return self.tree.getxattr(self.nodes.path(ino), name)
-        fd = self._descriptor_of(node)
-        if fd is not None:
-            return os.getxattr(by_fd(fd), name)
-        value = dict(node.record.attributes.xattrs).get(name) if node.record else None
-        if value is None:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        return value
+        node = self.nodes.removed_one(ino)
+        return self._removed_files.getxattr(node, name) if node else self.tree.getxattr(self.nodes.path(ino), name)
 
     def listxattr(self, ino: Ino) -> list[bytes]:
         """listxattr(2)."""
-        node = self._orphan(ino)
-        if node is None:
-            return self.tree.listxattr(self.nodes.path(ino))
-        fd = self._descriptor_of(node)
-        if fd is not None:
-            return [os.fsencode(name) for name in os.listxattr(by_fd(fd))]
-        return [name for name, _ in node.record.attributes.xattrs] if node.record else []
+        node = self.nodes.removed_one(ino)
+        return self._removed_files.listxattr(node) if node else self.tree.listxattr(self.nodes.path(ino))
 
     async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         """setxattr(2). An access control list changes the mode too, in ways the local filesystem knows: it restores."""
         if name.startswith(_ACL):
             await self._bring_back(ino)
-        node = self._orphan(ino)
+        node = self.nodes.removed_one(ino)
         if node:
-            os.setxattr(by_fd(await self._orphan_bytes(node)), name, value, flags)
+            os.setxattr(by_fd(await self._removed_files.bytes_of(node)), name, value, flags)
         else:
             self.tree.setxattr(self.nodes.path(ino), name, value, flags)
 
@@ -267,10 +245,10 @@ class Filesystem:
         """removexattr(2)."""
         if name.startswith(_ACL):
             await self._bring_back(ino)
-        node = self._orphan(ino)
+        node = self.nodes.removed_one(ino)
         try:
             if node:
-                os.removexattr(by_fd(await self._orphan_bytes(node)), name)
+                os.removexattr(by_fd(await self._removed_files.bytes_of(node)), name)
             else:
                 self.tree.removexattr(self.nodes.path(ino), name)
         except OSError as error:
@@ -281,9 +259,9 @@ class Filesystem:
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Handle:
         """open(2) of a node; never waits for the bucket, unless the file was removed."""
-        node = self._orphan(ino)
+        node = self.nodes.removed_one(ino)
         if node:
-            return await self._open_orphan(node, flags)
+            return await self._removed_files.open(node, flags)
         path = self.nodes.path(ino)
         try:
             handle = self.files.open(ino, path, flags, None)
@@ -296,7 +274,7 @@ class Filesystem:
     async def sync_directory(self, handle: Handle) -> None:
         """fsync(2) of a directory: its names are durable in both tiers."""
         ino = self.listings.directory(handle)
-        if not self._orphan(ino):
+        if not self.nodes.removed_one(ino):
             await sync_directory(self._hot, self.nodes.path(ino))
         await trio.to_thread.run_sync(self.tree.catalog.sync)
 
@@ -318,10 +296,6 @@ class Filesystem:
             with suppress(OSError):  # too many descriptors: Python goes on answering
                 self.files.attachments.keep_directory(directory, self._hot.open(path, os.O_PATH | os.O_DIRECTORY))
 
-    def _drop_kept(self) -> None:
-        if self.files.attachments:
-            self.files.attachments.drop_directories()
-
     def _was_renamed(self, source: Name, target: Name, flags: int) -> bool:
         now = (self.tree.find_or_none(self._path(*source)), self.tree.find_or_none(self._path(*target)))
         return self._before.was_renamed(source, target, now, flags)
@@ -338,33 +312,6 @@ class Filesystem:
         finally:
             os.close(fd)
         return self.lookup(parent, name)
-
-    def _orphan(self, ino: Ino) -> Node | None:
-        node = self.nodes.get(ino)
-        return node if node is not None and node.name is None else None
-
-    def _descriptor_of(self, node: Node) -> int | None:
-        """A descriptor of a removed file. ESTALE where nothing holds it open."""
-        if node.descriptor is not None:
-            return node.descriptor
-        file = self.files.any_of(node.ino)
-        if file and file.fd is not None:
-            return file.fd
-        if node.record is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return None
-
-    async def _orphan_bytes(self, node: Node, keeps_bytes: bool = True) -> int:
-        """A descriptor of a removed file, which gets hot bytes for it if it was cold. ESTALE."""
-        while (fd := self._descriptor_of(node)) is None:
-            await self.files.revive(node, keeps_bytes)
-        return fd
-
-    async def _open_orphan(self, node: Node, flags: int) -> Handle:
-        """open(2) of a removed file, through a descriptor in /proc."""
-        fd = await self._orphan_bytes(node, keeps_bytes=not flags & os.O_TRUNC)
-        opened = os.open(by_fd(fd), flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_CLOEXEC)
-        return self.files.adopt(node.ino, Fd(opened), flags)
 
     def _keep_directory(self, found: Found, path: bytes) -> None:
         """A directory that is removed lives on for those who are in it."""
@@ -387,18 +334,18 @@ class Filesystem:
             node.record = found.record
 
     def _has_cold_acl(self, ino: Ino) -> bool:
-        if self._orphan(ino):
+        if self.nodes.removed_one(ino):
             return False
         record = self.tree.find(self.nodes.path(ino)).record
         return record is not None and any(name.startswith(_ACL) for name, _ in record.attributes.xattrs)
 
     async def _truncate(self, ino: Ino, size: int, handle: Handle | None) -> None:
-        node = self._orphan(ino)
+        node = self.nodes.removed_one(ino)
         if handle is not None and (fd := self.files.get(handle).fd) is not None:
             os.ftruncate(fd, size)
             return
         if node:
-            os.truncate(by_fd(await self._orphan_bytes(node, keeps_bytes=size > 0)), size)
+            os.truncate(by_fd(await self._removed_files.bytes_of(node, keeps_bytes=size > 0)), size)
             return
         path = self.nodes.path(ino)
         record = self.tree.find(path).record
@@ -414,20 +361,20 @@ class Filesystem:
 
     async def _bring_back(self, ino: Ino) -> None:
         """Wait until a file that has a name has hot bytes. It may be elsewhere then, or be removed: look again."""
-        while not self._orphan(ino):
+        while not self.nodes.removed_one(ino):
             path = self.nodes.path(ino)
             if self.tree.find(path).record is None:
                 return
             try:
                 await self._restorer.restore(path)
             except NotEligible:
-                if not self._orphan(ino):
+                if not self.nodes.removed_one(ino):
                     raise
 
     def _set(self, ino: Ino, changes: Changes) -> None:
-        node = self._orphan(ino)
+        node = self.nodes.removed_one(ino)
         if node:
-            self._set_orphan(node, changes)
+            self._removed_files.change(node, changes)
             return
         path = self.nodes.path(ino)
         # chown(2) that leaves both as they are arrives as no change at all; it sets the ctime.
@@ -439,15 +386,6 @@ class Filesystem:
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             self.tree.utime(path, changes.atime_ns, changes.mtime_ns)
 
-    def _set_orphan(self, node: Node, changes: Changes) -> None:
-        fd = self._descriptor_of(node)
-        if fd is not None:
-            change_open(fd, changes)
-        elif node.record:
-            now_ns = self.tree.tier.now()
-            node.record = replace(node.record, attributes=change_recorded(node.record.attributes, changes, now_ns))
-            self.files.parked.record(node.ino, node.record)
-
     def _drop_privileges(self, ino: Ino, caller: Caller) -> None:
         """A file that somebody else than root truncates loses setuid, setgid and capabilities (inode(7))."""
         if caller.uid == 0:
@@ -455,6 +393,6 @@ class Filesystem:
         mode = self.getattr(ino).st.st_mode
         if without_privileges(mode) != mode:
             self._set(ino, Changes(mode=without_privileges(mode)))
-        if self._orphan(ino) is None:
+        if self.nodes.removed_one(ino) is None:
             with suppress(OSError):
                 self.tree.removexattr(self.nodes.path(ino), b"security.capability")

@@ -205,7 +205,7 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        hot, answer = self._fs.statfs(), StatvfsData()
+        hot, answer = self._fs.tree.hot.statvfs(), StatvfsData()
         for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
             setattr(answer, f"f_{name}", getattr(hot, f"f_{name}"))
         return answer

@@ -54,6 +54,11 @@ class Nodes:
         node = self._nodes.get(ino)
         return node is not None and node.name is None
 
+    def removed_one(self, ino: Ino) -> Node | None:
+        """The node of a number, if its file was removed from the tree."""
+        node = self._nodes.get(ino)
+        return node if node is not None and node.name is None else None
+
     def removed_ones(self) -> list[Node]:
         """The nodes whose files were removed from the tree."""
         return [node for node in self._nodes.values() if node.name is None]

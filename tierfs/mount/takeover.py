@@ -22,6 +22,9 @@ from tierfs.stores.hot import RENAME_EXCHANGE, HotTier
 
 _NODES = (Kind.NODE, Kind.ORPHAN)
 
+#: Those that find out by what they meet whether they were carried out.
+_FIND_OUT = ("rename", "unlink", "rmdir")
+
 #: A name as the kernel says it: the number of its directory, and the last component.
 Name = tuple[Ino, bytes]
 
@@ -76,8 +79,10 @@ class TakenOver:
         known.files.take_over(cells[Kind.HANDLE])
         known.listings.take_over(cells[Kind.LISTING])
 
-    def undo(self) -> None:
+    def comes_again(self, operation: str) -> None:
         """Take back what the other worker did of a request that comes again: look-ups, handles."""
+        if operation in _FIND_OUT:
+            return
         for cell in self._begun.pop(again.number(), ()):
             if cell.kind == Kind.HANDLE:
                 self._known.files.release(Handle(cell.parent))

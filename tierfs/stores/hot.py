@@ -137,6 +137,10 @@ class HotTier:
 
     # -- attributes ----------------------------------------------------------------------------------------------
 
+    def statvfs(self) -> os.statvfs_result:
+        """statvfs(3)."""
+        return os.fstatvfs(self.root)
+
     def lstat(self, path: bytes) -> os.stat_result:
         """lstat(2)."""
         fd, name = self.at(path)
