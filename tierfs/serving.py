@@ -18,7 +18,7 @@ from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, S
 from tierfs.core.records import Fd
 from tierfs.engine.recover import recover, recover_interrupted
 from tierfs.engine.scan import SCANNED
-from tierfs.engine.service import Engine, Facts, Observations, Operator
+from tierfs.engine.service import Engine, Facts, Observations, Operator, Succession
 from tierfs.engine.snapshotter import SNAPSHOT
 from tierfs.mount import channel, fuse, kernel, session, tap
 from tierfs.mount.parked import Parked
@@ -65,11 +65,12 @@ class Serving:
         self._received = received
         self._line = line
         self._began_s = time.monotonic()
-        self._is_handing_over = False
         self._warnings: tuple[str, ...] = ()
         self._store_warnings: tuple[str, ...] = ()
         self._supervisor_warning = ""
         self._upgrade_refused = ""
+        self._refused_upgrades = 0
+        self._took_s = 0.0
 
     # -- before it serves ----------------------------------------------------------------------------------------
 
@@ -220,9 +221,10 @@ class Serving:
             unanswered[:] = memoryview(bytes(unanswered.nbytes)).cast("Q")
             tap.write_down_requests(unanswered)
             log.warning("the kernel (before 6.9) cannot send requests again: %d got EIO", refused)
-        took_s = time.monotonic() - self._began_s
+        self._took_s = time.monotonic() - self._began_s
+        self.parts.session.taken_over()
         files, nodes = len(self.parts.filesystem.files), len(self.parts.filesystem.nodes)
-        log.info("took over %d open files and %d nodes in %.0f ms", files, nodes, took_s * 1e3)
+        log.info("took over %d open files and %d nodes in %.0f ms", files, nodes, self._took_s * 1e3)
 
     def _park(self, name: str, fd: int | None) -> None:
         try:
@@ -245,6 +247,7 @@ class Serving:
                 return
             if "upgrade_refused" in message:
                 self._upgrade_refused = message["upgrade_refused"]
+                self._refused_upgrades += 1
                 log.error("no upgrade: %s", self._upgrade_refused)
             elif "hand_over" in message:
                 await self._end_movements(message["hand_over"])
@@ -362,4 +365,5 @@ class Serving:
             backing_ids=modes.backing_ids(),
             known_nodes=len(self.parts.filesystem.nodes),
             cold_restarts=self.parts.cold_process.restarts,
+            succession=Succession(self.parts.session.take_overs, self._took_s, adapter.repeats, self._refused_upgrades),
         )

@@ -69,6 +69,11 @@ class MountCollector(Collector):
             "How often the process that talks to the store ended and was started again.",
             self._measures.cold_restarts,
         )
+        yield self._counter(
+            "take_overs_total",
+            "How often a worker went on where another one had ended; other counters begin again then.",
+            self._measures.take_overs,
+        )
         yield self._gauge(
             "lost_files", "Files whose only copy was in the bucket and is gone from there.", self._measures.lost_files
         )

@@ -19,6 +19,7 @@ from tierfs.core.errors import TierfsError
 _COMMANDS = {
     "mount": ("tierfs.cli.mounting:mount", "Mount a directory and a bucket as one tree."),
     "umount": ("tierfs.cli.mounting:umount", "Take a mount away; its hot files stay where they are."),
+    "upgrade": ("tierfs.cli.upgrading:upgrade", "Have a mount served by the tierfs that is installed now."),
     "status": ("tierfs.cli.observing:status", "Show a mount, or all of this host, in figures."),
     "metrics": ("tierfs.cli.observing:metrics", "Print what is counted, for Prometheus."),
     "ls": ("tierfs.cli.observing:ls", "Show where the bytes of files are, and why."),

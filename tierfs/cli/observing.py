@@ -48,6 +48,8 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     read_only          true or false
     policy             {last_pass_ns, next_pass_ns, planned}: ns since the epoch
     warnings           sentences
+    succession         {take_overs, seconds, requests_again, refused_upgrades}: from one worker to the next; seconds:
+                       what the last take-over took
     worker_pid, supervisor_pid, cold_pid, cold_restarts
     unreachable        only for a mount that does not answer: why
 

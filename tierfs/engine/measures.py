@@ -22,7 +22,8 @@ _PAUSE_S = 5.0
 class Measures:
     """The figures of a mount at one moment; totals since its worker started, sizes in bytes.
 
-    `cold_restarts` is how often the cold process ended and was started again, `operation_errors` how often an
+    `cold_restarts` is how often the cold process ended and was started again, `take_overs` how often a worker went on
+    where another one had ended (since the mount was made), `operation_errors` how often an
     application was told an error that is not the local filesystem's.
     """
 
@@ -31,6 +32,7 @@ class Measures:
     reads: HydrateCounters = field(default_factory=HydrateCounters)
     cold: ColdNumbers = field(default_factory=ColdNumbers)
     cold_restarts: int = 0
+    take_overs: int = 0
     cache_limit: int = 0
     operation_errors: int = 0
     lost_files: int = 0

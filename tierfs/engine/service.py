@@ -6,7 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import trio
 
@@ -47,6 +47,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Succession:
+    """How the mount went from one worker to the next: `seconds` is what the last take-over took.
+
+    `requests_again` were sent once more to this worker, because the one before had not answered them.
+    """
+
+    take_overs: int = 0
+    seconds: float = 0.0
+    requests_again: int = 0
+    refused_upgrades: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Observations:
     """What the mount saw until now; counts since the worker started, but for what is open now."""
 
@@ -58,6 +71,7 @@ class Observations:
     backing_ids: int
     known_nodes: int
     cold_restarts: int = 0
+    succession: Succession = Succession()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,7 @@ class Operator:
                 "backing_ids": seen.backing_ids,
                 "known_nodes": seen.known_nodes,
             },
+            "succession": asdict(seen.succession),
             "worker_pid": facts.worker_pid,
             "supervisor_pid": facts.supervisor_pid,
         }
@@ -137,6 +152,7 @@ class Operator:
             reads=replace(counters, waited=counters.waited.plus(Histogram())),
             cold=cold,
             cold_restarts=seen.cold_restarts,
+            take_overs=seen.succession.take_overs,
             cache_limit=int(e.settings.cache_size),
             operation_errors=seen.read_errors,
             lost_files=e.tier.catalog.count(Residency.LOST),

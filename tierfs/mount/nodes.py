@@ -152,32 +152,29 @@ class Nodes:
         self._hold(target[0])
         self._let_go(source[0])
 
-    def take_over(self, cells: Iterable[Cell]) -> None:
-        """Know what another worker knew: its cells of nodes and names. A kill may have left two for one."""
-        written: dict[Ino, int] = {}
-        for cell in cells:
-            node = self._nodes.get(cell.ino)
-            if node is None:
-                node = self._nodes[cell.ino] = Node(cell.ino, ROOT, None)
-            if cell.kind == Kind.NAME:
-                node.others[Ino(cell.parent), cell.name] = cell.place
-            elif cell.order < written.get(cell.ino, 0):
+    def take_over(self, first: Iterable[Cell], further: Iterable[Cell]) -> None:
+        """Know what another worker knew: cells of its nodes, and of further names. A kill may have left two for one."""
+        nodes, orders = self._nodes, dict[Ino, int]()
+        for place, kind, ino, lookups, _, parent, order, name in first:
+            if order < orders.get(ino, 0):
+                self._session.drop(place)
+                continue
+            if ino in orders:
+                self._session.drop(nodes[ino].cell)
+            orders[ino] = order
+            nodes[ino] = Node(ino, Ino(parent), name if kind == Kind.NODE else None, lookups, 0, place)
+        for cell in further:
+            node, key = nodes.get(cell.ino), (Ino(cell.parent), cell.name)
+            if node is None or key == (node.parent, node.name):
                 self._session.drop(cell.place)
             else:
-                self._session.drop(node.cell)
-                written[cell.ino] = cell.order
-                node.cell, node.lookups, node.parent = cell.place, cell.value, Ino(cell.parent)
-                node.name = cell.name if cell.kind == Kind.NODE else None
-        for node in list(self._nodes.values()):
-            self._session.drop(node.others.pop((node.parent, node.name or b""), 0))
-            if not node.cell and node.ino != ROOT:
-                del self._nodes[node.ino]
-                for place in node.others.values():
-                    self._session.drop(place)
-        for node in list(self._nodes.values()):
-            for parent in [node.parent, *(other for other, _ in node.others)] if node.ino != ROOT else ():
-                self._hold(parent)
-        for node in list(self._nodes.values()):
+                node.others[key] = cell.place
+        for node in nodes.values():
+            for parent in [node.parent, *(other for other, _ in node.others)] if node.others else (node.parent,):
+                above = nodes.get(parent)
+                if above is not None:
+                    above.children += 1
+        for node in [node for node in nodes.values() if node.lookups <= 0 and node.children <= 0]:
             self._drop_unneeded(node)
 
     def close(self) -> None:

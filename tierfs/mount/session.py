@@ -28,7 +28,7 @@ VERSION = 1
 SIZE = 1 << 30
 
 _MAGIC = int.from_bytes(b"tierfs-s", "little")
-_VERSION_WORD, _USED_WORD, _FACTS_LENGTH_WORD, _BACKING_WORD, _RELEASING_WORD = 1, 2, 3, 4, 5
+_VERSION_WORD, _USED_WORD, _FACTS_LENGTH_WORD, _BACKING_WORD, _RELEASING_WORD, _LIVES_WORD = 1, 2, 3, 4, 5, 6
 _FACTS = 64
 _INFLIGHT, _INFLIGHT_END = 64 << 10, (64 + 512) << 10
 _FIRST = 1 << 20
@@ -163,6 +163,15 @@ class Session:
     def releasing(self, ino: Ino | None) -> None:
         self._words[_RELEASING_WORD] = ino or 0
 
+    @property
+    def take_overs(self) -> int:
+        """How many workers went on where another one ended."""
+        return self._words[_LIVES_WORD]
+
+    def taken_over(self) -> None:
+        """Another worker goes on."""
+        self._words[_LIVES_WORD] += 1
+
     # -- cells ---------------------------------------------------------------------------------------------------
 
     def add(self, kind: Kind, ino: Ino, value: int, parent: int, name: bytes = b"") -> int:
@@ -208,18 +217,18 @@ class Session:
         return self.add(Kind.NUMBER, ino, hot_ino, device)
 
     def cells(self) -> Iterator[Cell]:
-        """All cells, in no order. Nothing may be written meanwhile."""
+        """All cells, in no order. Nothing may be written meanwhile. MountError for memory that makes no sense."""
         for free in self._free.values():
             free.clear()
-        place, used = _FIRST, self._words[_USED_WORD]
+        place, used, unpack, memory = _FIRST, self._words[_USED_WORD], _WHOLE.unpack_from, self._memory
         while place < used:
-            ino, value, request, parent, kind, units, length, order = _WHOLE.unpack_from(self._memory, place)
+            ino, value, request, parent, kind, units, length, order = unpack(memory, place)
             if not units:
                 raise MountError("the session is damaged: unmount, and mount again")
-            self._order = max(self._order, order)
             if ino:
-                name = bytes(self._bytes[place + _NAME : place + _NAME + length])
+                name = memory[place + _NAME : place + _NAME + length]
                 yield Cell(place, kind, Ino(ino), value, request, parent, order, name)
+                self._order = max(self._order, order)
             else:
                 self._free[units].append(place)
             place += units * _UNIT

@@ -5,9 +5,11 @@ the dead worker had done of a request that it did not answer is undone or found 
 the answer that it would have got.
 """
 
+import gc
 import os
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tierfs.core.records import Fd, Handle, Ino
@@ -22,6 +24,8 @@ from tierfs.stores.hot import RENAME_EXCHANGE, HotTier
 
 _NODES = (Kind.NODE, Kind.ORPHAN)
 
+#: Numbers of requests (two apart) that may have been given while one that waits for nothing was answered.
+_RECENT = 1 << 14
 #: Those that find out by what they meet whether they were carried out.
 _FIND_OUT = ("rename", "unlink", "rmdir")
 
@@ -38,6 +42,15 @@ class Known:
     listings: Listings
     numbers: Numbers
     hot: HotTier
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Numbering:
@@ -66,11 +79,11 @@ class TakenOver:
         """Know what the other worker knew. MountError for a session that cannot be read."""
         known = self._known
         cells: defaultdict[int, list[Cell]] = defaultdict(list)
-        for cell in self._session.cells():
-            cells[cell.kind].append(cell)
-            if cell.request:
-                self._begun[cell.request].append(cell)
-        known.nodes.take_over([*cells[Kind.NODE], *cells[Kind.ORPHAN], *cells[Kind.NAME]])
+        with _without_collector():  # it would look at all that is made here again and again
+            for cell in self._session.cells():
+                cells[cell.kind].append(cell)
+            self._note_begun(cells)
+            known.nodes.take_over([*cells[Kind.NODE], *cells[Kind.ORPHAN]], cells[Kind.NAME])
         self._take_numbers(cells[Kind.NUMBER])
         for node in known.nodes.removed_ones():
             node.record = known.files.parked.inherited_record(node.ino)
@@ -119,6 +132,13 @@ class TakenOver:
         return True
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _note_begun(self, cells: dict[int, list[Cell]]) -> None:
+        """Whatever has a request that may come again. Look-ups are answered at once: only the latest may."""
+        latest = max((cell.request for kind in _NODES for cell in cells[kind]), default=0)
+        found = [cell for kind in _NODES for cell in cells[kind] if cell.request > latest - _RECENT]
+        for cell in [*found, *cells[Kind.HANDLE], *cells[Kind.LISTING]]:
+            self._begun[cell.request].append(cell)
 
     def _take_numbers(self, cells: list[Cell]) -> None:
         """Those of files that the kernel knows by a name: others are never asked for by their number."""
