@@ -47,7 +47,9 @@ KEEPERS = {
 IMPURE = {"trio", "os", "time", "threading", "logging", "socket", "subprocess", "sqlite3", "pathlib", "shutil"}
 
 #: What survives every crash has to be small: the standard library and the errors.
-AUSTERE = {f"mount/{name}.py" for name in ("supervisor", "workers", "belongings", "notify", "channel", "kernel")}
+AUSTERE = {
+    f"mount/{name}.py" for name in ("supervisor", "workers", "belongings", "notify", "channel", "kernel", "probe")
+}
 
 #: The process that blocks in threads has no use for an event loop, nor for its memory.
 THREADED = "cold.py"

@@ -18,6 +18,7 @@ from tierfs.stores.state import make_state_directory
 WORKER = "tierfs.worker"
 LOG_NAME = "tierfs.log"
 _STOP_PATIENCE_S = 30.0
+_PASSING_S = 1.0  # whoever just looks at a file, the probe among them, holds a mount for a moment
 
 
 def start(request: MountRequest) -> int:
@@ -101,13 +102,20 @@ def check(request: MountRequest) -> None:
 
 def stop(mountpoint: str, lazy: bool = False) -> None:
     """Unmount and wait until the supervisor is done. MountError; when busy it names the processes."""
-    try:
-        kernel.unmount(mountpoint, lazy)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            who = ", ".join(kernel.holders(mountpoint)) or "a process that this user cannot see"
+    deadline = time.monotonic() + _PASSING_S
+    while True:
+        try:
+            kernel.unmount(mountpoint, lazy)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
+            holders = kernel.holders(mountpoint)
+            if not holders and time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            who = ", ".join(holders) or "a process that this user cannot see"
             raise MountError(f"{mountpoint} is busy: {who}; stop them, or detach it with --lazy") from None
-        raise MountError(f"{mountpoint} cannot be unmounted: {error.strerror}") from None
+        return
 
 
 def wait_until_gone(pid: int) -> None:

@@ -29,13 +29,14 @@ from tierfs.mount import channel, kernel
 from tierfs.mount.belongings import Belongings
 from tierfs.mount.channel import Message
 from tierfs.mount.notify import Notifier
-from tierfs.mount.workers import Spawner, Worker
+from tierfs.mount.workers import Probe, Spawner, Worker
 
 #: A worker that served for less has not got over what killed the one before; so many of them are too many.
 _QUICK_S, _MOST_QUICK = 1.0, 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 #: What is being moved may take so long to end when a worker hands over; later it is killed, which harms nothing.
 _HAND_OVER_S, _KILLED_AFTER_S = 10.0, 20.0
+_PROBES_IN_TIME = 4
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -51,6 +52,7 @@ class Supervisor:
         self._other_spawner: Spawner | None = None  # the next one, or the one before until the next one has proved good
         self._is_upgrading = False
         self._worker: Worker | None = None
+        self._probe: Probe | None = None
         self._has_served = self._belongings.fuse >= 0
         self._quick_ends = 0
         self._start_at: float | None = 0.0  # when the next worker is due, None: there is one
@@ -67,6 +69,8 @@ class Supervisor:
             while not self._is_done:
                 self._wait()
         finally:
+            if self._probe:
+                self._probe.close()
             for spawner in filter(None, (self._spawner, self._other_spawner)):
                 spawner.close()
         if self._failure:
@@ -91,6 +95,8 @@ class Supervisor:
             on(self._worker.channel.fileno(), self._worker_said)
         if self._worker and self._worker.pidfd >= 0:
             on(self._worker.pidfd, self._worker_ended)
+        if self._probe:
+            on(self._probe.fileno(), self._mount_answered)
         if not self._worker and self._belongings.fuse >= 0:
             on(self._belongings.fuse, self._end, 0)  # only now: each request would wake us
         due = min((when for when in (self._start_at, self._kill_at) if when is not None), default=None)
@@ -162,6 +168,14 @@ class Supervisor:
             self._worker_said()
         self._worker_is_gone(worker)
 
+    def _mount_answered(self) -> None:
+        assert self._probe is not None
+        if self._probe.was_answered():
+            self._notifier.watchdog()
+        else:
+            self._probe.close()
+            self._start_probe()
+
     # -- workers -------------------------------------------------------------------------------------------------
 
     def _start_worker(self) -> None:
@@ -191,10 +205,17 @@ class Supervisor:
         else:
             self._has_served = True
             self._report({"serving": worker.pid})
+        if self._probe is None:
+            self._start_probe()
         if self._other_spawner:
             self._other_spawner.close()
             self._other_spawner = None
         self._notifier.ready(f"{self._request['mountpoint']} is served by pid {worker.pid}")
+
+    def _start_probe(self) -> None:
+        """For systemd's watchdog, if there is one: several answers in its time."""
+        interval_s = self._notifier.watchdog_interval_s
+        self._probe = Probe(self._request["mountpoint"], interval_s / _PROBES_IN_TIME) if interval_s else None
 
     def _worker_is_gone(self, worker: Worker) -> None:
         """What follows from the end of a worker: the end, or the next one."""

@@ -1,4 +1,4 @@
-"""The spawner and a worker, as the supervisor sees them. Standard library only."""
+"""The spawner, a worker and the probe, as the supervisor sees them. Standard library only."""
 
 import os
 import socket
@@ -62,3 +62,29 @@ class Worker:
         self.failure = {"failed": str(failure), "kind": type(failure).__name__}
         self.channel.shutdown(socket.SHUT_RDWR)
         self.is_open = False
+
+
+class Probe:
+    """Asks the mount again and again; `answers` can be read from when it was answered."""
+
+    def __init__(self, mountpoint: str, pause_s: float) -> None:
+        command = [sys.executable, "-m", "tierfs.mount.probe", mountpoint, str(pause_s)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        self._stdout = self._process.stdout
+
+    def fileno(self) -> int:
+        """What becomes readable with each answer, and at its end."""
+        return self._stdout.fileno()
+
+    def was_answered(self) -> bool:
+        """Take the answers; False when the probe is gone."""
+        return bool(os.read(self.fileno(), 4096))
+
+    def close(self) -> None:
+        """Have it end, whatever it waits for."""
+        self._process.kill()
+        self._process.wait()
+        self._stdout.close()
