@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tierfs.mount.notify import VARIABLES, Notifier
+from tierfs.mount.notify import VARIABLES, Notifier, is_kept
 
 
 class Manager:
@@ -248,3 +248,12 @@ def test_descriptors_for_another_process_are_left_alone(place: Path) -> None:
     found, is_open = _started(place, "fuse:session:parked-1", pid=1)
     assert found == {}
     assert is_open == [True, True, True]
+
+
+def test_what_is_kept_can_be_asked_without_taking_it() -> None:
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "hot:fuse"}
+    assert is_kept("fuse", environment)
+    assert not is_kept("session", environment)
+    assert not is_kept("fuse", environment | {"LISTEN_PID": "1"})
+    assert not is_kept("fuse", {})
+    assert len(environment) == 3
