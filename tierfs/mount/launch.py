@@ -40,6 +40,8 @@ def start(request: MountRequest) -> int:
             stdout=log,
             stderr=log,
             cwd="/",
+            # What systemd says is for the process that it started, which ends when the mount serves.
+            env={name: value for name, value in os.environ.items() if name not in notify.VARIABLES},
             pass_fds=[writing],
             start_new_session=True,
         )
