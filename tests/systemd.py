@@ -20,7 +20,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -91,14 +91,18 @@ class Systemd:
         """Send a signal to the main process alone."""
         self.systemctl("kill", "--kill-whom=main", f"--signal={signal}", unit)
 
-    def wait_for(self, unit: str, name: str, *values: str) -> str:
+    def wait_for(self, unit: str, name: str, *values: str) -> None:
         """Wait until a property has one of these values."""
+        self.wait_until(lambda: self.show(unit, name) in values, unit)
+
+    def wait_until(self, is_so: Callable[[], bool], unit: str = "") -> None:
+        """Wait until something is so; the journal of the unit is in the error when it does not become so."""
         deadline = time.monotonic() + _PATIENCE_S
-        while (value := self.show(unit, name)) not in values:
+        while not is_so():
             if time.monotonic() > deadline:
-                raise AssertionError(f"{name} of {unit} is {value!r}, not one of {values}: {self.journal(unit)}")
+                state = self.systemctl("show", unit).stdout if unit else ""
+                raise AssertionError(f"it did not come about: {state}{self.journal(unit)}")
             time.sleep(0.02)
-        return value
 
     def journal(self, unit: str = "") -> str:
         """What a unit and systemd about it have said, or everybody; the last of it."""
