@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,9 +13,11 @@ from tierfs.admin import registry
 from tierfs.cli.flags import SettingsCommand, settings_options
 from tierfs.cli.sources import Gathered, flag_of, gather
 from tierfs.core.config import Given, MountRequest
-from tierfs.core.errors import ConfigError, ControlError, MountError
+from tierfs.core.errors import ConfigError, ControlError, MountError, TierfsError
 from tierfs.mount import kernel, launch
 from tierfs.stores.address import parse_store
+
+_MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
 
 
 @click.command(cls=SettingsCommand)
@@ -57,8 +60,15 @@ def mount(
     if store is not None and mountpoint is None and "://" not in store:
         store, mountpoint = None, store
     where = {"store": store, "mountpoint": mountpoint, "hot": hot, "state": state}
-    request = request_of(gather(config, os.environ, {**where, **flags}), foreground)
-    return launch.start(replace(request, take_over=take_over))
+    is_kept = launch.is_gone_on_with()
+    try:
+        request = request_of(gather(config, os.environ, {**where, **flags}), foreground, is_kept)
+        return launch.start(replace(request, take_over=take_over))
+    except (TierfsError, click.UsageError) as error:
+        if not is_kept:
+            raise
+        # The exit codes of these say that nobody should try again, and systemd would close what it keeps.
+        raise click.ClickException(f"{error}; the mount is kept, and whoever uses it waits") from None
 
 
 @click.command()
@@ -90,24 +100,29 @@ def _is_ours(at: kernel.MountedAt | None) -> bool:
     return at is not None and at.filesystem_type == kernel.FILESYSTEM_TYPE
 
 
-def request_of(gathered: Gathered, foreground: bool) -> MountRequest:
-    """The mount that was asked for, with absolute paths. ConfigError, MountError."""
+def request_of(gathered: Gathered, foreground: bool, is_kept: bool = False) -> MountRequest:
+    """The mount that was asked for, with absolute paths. ConfigError, MountError.
+
+    `is_kept`: it is there, and nobody serves it until this process does; nothing may ask it anything.
+    """
     where = gathered.where
     store = str(_needed("store", where).value)
     address = parse_store(store)
-    mountpoint = _directory("mountpoint", _needed("mountpoint", where))
-    hot = _directory("hot", where["hot"]) if "hot" in where else mountpoint
-    state = os.path.realpath(str(where["state"].value)) if "state" in where else default_state(mountpoint)
-    _refuse_taken(mountpoint)
+    real = _unasked if is_kept else os.path.realpath
+    mountpoint = real(_directory("mountpoint", _needed("mountpoint", where), is_kept))
+    hot = real(_directory("hot", where["hot"], is_kept)) if "hot" in where else mountpoint
+    state = real(str(where["state"].value)) if "state" in where else default_state(mountpoint)
+    if not is_kept:
+        _refuse_taken(mountpoint)
     if hot != mountpoint and (is_within(hot, mountpoint) or is_within(mountpoint, hot)):
         raise ConfigError(
             f"the hot directory {hot!r} and the mountpoint {mountpoint!r} lie in each other: separate them"
         )
     _keep_apart(f"the state directory {state!r}", state, hot, mountpoint)
     if address.kind == "file":
-        directory = os.path.realpath(address.bucket_or_dir)
-        _keep_apart(f"the store {store!r}", directory, hot, mountpoint)
-        _keep_apart(f"the store {store!r}", directory, state, state)
+        bucket = real(address.bucket_or_dir)
+        _keep_apart(f"the store {store!r}", bucket, hot, mountpoint)
+        _keep_apart(f"the store {store!r}", bucket, state, state)
     return MountRequest(store, mountpoint, hot, state, gathered.settings, foreground)
 
 
@@ -132,9 +147,12 @@ def _needed(name: str, where: Mapping[str, Given]) -> Given:
     return where[name]
 
 
-def _directory(name: str, given: Given) -> str:
-    """An existing directory, with symbolic links resolved."""
-    path = os.path.realpath(str(given.value))
+def _directory(name: str, given: Given, is_kept: bool) -> str:
+    """A directory that exists; where a mount is kept, that is known."""
+    path = str(given.value)
+    if is_kept:
+        return path
+    path = os.path.realpath(path)
     what = "the mountpoint" if name == "mountpoint" else "the hot directory"
     try:
         mode = os.stat(path).st_mode
@@ -147,6 +165,20 @@ def _directory(name: str, given: Given) -> str:
     if not stat.S_ISDIR(mode):
         raise MountError(f"{what} {path!r} is not a directory: correct {given.source}")
     return path
+
+
+def _unasked(path: str) -> str:
+    """The real path, without a look at a tierfs mount or below it: where nobody serves it, lstat(2) would wait."""
+    found, names, links = "/", deque(os.path.abspath(path).split("/")), 0
+    while names:
+        found = os.path.normpath(os.path.join(found, names.popleft()))
+        if _is_ours(kernel.mounted_at(found)):
+            return os.path.join(found, *names)
+        if links < _MOST_LINKS and os.path.islink(found):
+            links += 1
+            names.extendleft(reversed(os.readlink(found).split("/")))
+            found = "/" if os.readlink(found).startswith("/") else os.path.dirname(found)
+    return found
 
 
 def _refuse_taken(mountpoint: str) -> None:

@@ -50,11 +50,12 @@ class MountOptions:
 
 @dataclass(frozen=True, slots=True)
 class MountedAt:
-    """One line of /proc/self/mountinfo; `minor` is the number of the FUSE connection."""
+    """One line of /proc/self/mountinfo; `minor` is the number of the FUSE connection, `mount_id` that of the mount."""
 
     mountpoint: str
     filesystem_type: str
     minor: int
+    mount_id: int
 
 
 def mount(options: MountOptions) -> int:
@@ -96,11 +97,11 @@ def mounted_at(mountpoint: str) -> MountedAt | None:
     found = None
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields, _, rest = line.partition(b" - ")
-        _, _, device, _, where, *_ = fields.split(b" ")
+        mount_id, _, device, _, where, *_ = fields.split(b" ")
         path = os.fsdecode(_unescape(where))
         if path == mountpoint:
             minor = int(device.partition(b":")[2])
-            found = MountedAt(path, rest.split(b" ")[0].decode(), minor)
+            found = MountedAt(path, rest.split(b" ")[0].decode(), minor, int(mount_id))
     return found
 
 
@@ -156,15 +157,18 @@ def raise_limits(mountpoint: str) -> bool:
 
 
 def holders(mountpoint: str) -> list[str]:
-    """The processes that keep a mount busy: "name (pid)". Reads the links in /proc; does not follow them.
+    """The processes that keep a mount busy: "name (pid)". Reads /proc; does not follow the links in it.
 
-    Those of tierfs itself hold the hot directory of a mount in place, not the mount.
+    A descriptor says which mount it is of: those of the hot directory, which has the same path when the mount is in
+    place, belong to tierfs and to systemd, and keep nothing busy. Other links only have a path.
     """
+    at = mounted_at(mountpoint)
     found = []
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or _is_tierfs(process):
+        if not process.name.isdigit():
             continue
-        if any(_is_inside(link, mountpoint) for link in _links(process)):
+        links = [] if _is_tierfs(process) else _links(process)
+        if any(_is_inside(link, mountpoint) for link in links) or (at and at.mount_id in _mounts_of(process)):
             try:
                 name = (process / "comm").read_text().strip()
             except OSError:
@@ -181,12 +185,21 @@ def _is_tierfs(process: Path) -> bool:
     return bool({b"tierfs.worker", b"tierfs.cold", b"tierfs.mount.supervisor"} & {*words})
 
 
+def _mounts_of(process: Path) -> set[int]:
+    """The numbers of the mounts that its descriptors are of (proc(5), fdinfo)."""
+    found = set()
+    with suppress(OSError):
+        for descriptor in (process / "fdinfo").iterdir():
+            with suppress(OSError):
+                lines = descriptor.read_bytes().splitlines()
+                found |= {int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")}
+    return found
+
+
 def _links(process: Path) -> list[str]:
     links = [process / "cwd", process / "root", process / "exe"]
-    try:
-        links += list((process / "fd").iterdir()) + list((process / "map_files").iterdir())
-    except OSError:
-        pass
+    with suppress(OSError):
+        links += (process / "map_files").iterdir()
     targets = []
     for link in links:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tierfs.core.config import MountRequest
 from tierfs.core.errors import ConfigError, MountError
-from tierfs.mount import kernel, supervisor
+from tierfs.mount import kernel, notify, supervisor
 from tierfs.stores.state import make_state_directory
 
 WORKER = "tierfs.worker"
@@ -24,9 +24,11 @@ _PASSING_S = 1.0  # whoever just looks at a file, the probe among them, holds a 
 def start(request: MountRequest) -> int:
     """Mount. Returns 0 when the mount serves, in the foreground the worker's exit status when it ended.
 
-    ConfigError, MountError, StoreError: the mount was not made, and nothing of it is left.
+    ConfigError, MountError, StoreError: the mount was not made, and nothing of it is left. A mount that systemd has
+    kept is gone on with: there is nothing to check, and nobody who would answer at its mountpoint.
     """
-    check(request)
+    if not is_gone_on_with():
+        check(request)
     message = message_of(request)
     if request.foreground:
         return supervisor.run(message, lambda _report: None)
@@ -39,6 +41,8 @@ def start(request: MountRequest) -> int:
             stdout=log,
             stderr=log,
             cwd="/",
+            # What systemd says is for the process that it started, which ends when the mount serves.
+            env={name: value for name, value in os.environ.items() if name not in notify.VARIABLES},
             pass_fds=[writing],
             start_new_session=True,
         )
@@ -56,6 +60,11 @@ def start(request: MountRequest) -> int:
         raise supervisor.failure_of(answer)
     process.returncode = 0  # it goes on without us: no warning about a child that was not waited for
     return 0
+
+
+def is_gone_on_with() -> bool:
+    """Whether this process is the next supervisor of a mount that systemd has kept."""
+    return notify.is_kept("fuse", os.environ)
 
 
 def message_of(request: MountRequest) -> dict[str, Any]:

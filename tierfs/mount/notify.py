@@ -169,6 +169,12 @@ class Notifier:
                 print(f"tierfs: systemd cannot be told everything: {why}", file=sys.stderr, flush=True)
 
 
+def is_kept(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether systemd has kept a descriptor for this process; nothing is taken out of `environment`."""
+    is_ours = _number(environment, "LISTEN_PID") == os.getpid()
+    return is_ours and name in environment.get("LISTEN_FDNAMES", "").split(":")
+
+
 def _status(text: str) -> dict[str, str]:
     """STATUS as one line that is short enough."""
     line = " ".join(text.split()).encode(errors="replace")[:_LONGEST_STATUS_BYTES]

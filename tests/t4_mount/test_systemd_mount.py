@@ -1,0 +1,139 @@
+"""A mount as a service of a real systemd: it outlives its supervisor, and what uses it does not notice."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.systemd import REPOSITORY, Systemd, booted
+
+pytestmark = pytest.mark.mount
+
+#: An application: says what it does in files, and ends with an error at the first one that it meets.
+_APPLICATION = """
+import itertools, os, sys, time
+place, stop = sys.argv[1:]
+os.chdir(place)
+with open("log", "ab", 0) as log:
+    for number in itertools.count():
+        log.write(b"%d\\n" % number)
+        with open(f"new{number % 7}", "x") as new:
+            new.write(str(number))
+        os.rename(f"new{number % 7}", f"old{number % 3}")
+        assert open(f"old{number % 3}").read() == str(number)
+        if number % 50 == 0:
+            open(stop + ".number", "w").write(str(number))
+        if os.path.exists(stop):
+            sys.exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def machine(home: Path) -> Iterator[Systemd]:
+    """A booted instance in which mounts in place below `home` can be started; the store is a directory."""
+    with booted(home) as systemd:
+        systemd.write("/etc/systemd/system/tierfs@.service", (REPOSITORY / "systemd/tierfs@.service").read_text())
+        systemd.write("/etc/systemd/system/tierfs@.service.d/test.conf", "[Service]\nTimeoutStopSec=20s\n")
+        systemd.path("/etc/tierfs").mkdir(mode=0o700)
+        systemd.systemctl("daemon-reload")
+        yield systemd
+
+
+@contextmanager
+def _started(machine: Systemd, place: Path) -> Iterator[str]:
+    """The unit of a mount in place."""
+    place.mkdir()
+    store = place.with_name(f"{place.name}-store")
+    store.mkdir()
+    instance = machine.run("systemd-escape", "--path", str(place)).stdout.strip()
+    machine.write(f"/etc/tierfs/{instance}.toml", f'store = "file://{store}"\nauto_archive = false\n')
+    unit = f"tierfs@{instance}.service"
+    machine.systemctl("start", unit)
+    try:
+        yield unit
+    finally:
+        machine.systemctl("stop", unit)
+
+
+def _is_mounted(machine: Systemd, place: Path) -> bool:
+    return machine.run("mountpoint", "--quiet", str(place), check=False).returncode == 0
+
+
+def _take_over(machine: Systemd, unit: str, how: str) -> None:
+    """Wait until the unit runs again, another supervisor being its main process."""
+    before = machine.main_pid(unit)
+    if how == "kill":
+        machine.kill(unit)
+        machine.wait_for(unit, "NRestarts", "1")
+        machine.wait_for(unit, "SubState", "running")
+    else:
+        machine.systemctl(how, unit)
+    assert (machine.main_pid(unit) == before) == (how == "reload")
+
+
+def test_a_start_ends_when_the_mount_serves_and_a_stop_when_it_is_gone(machine: Systemd, home: Path) -> None:
+    place = home / "simple"
+    with _started(machine, place) as unit:
+        assert _is_mounted(machine, place)
+        machine.path(place / "file").write_bytes(b"text")
+        assert int(machine.show(unit, "NFileDescriptorStore")) >= 3
+        machine.systemctl("stop", unit)
+        assert machine.show(unit, "Result") == "success"
+        assert not _is_mounted(machine, place)
+    assert (place / "file").read_bytes() == b"text"
+
+
+@pytest.mark.parametrize("how", ["restart", "kill", "reload"])
+def test_an_application_notices_nothing_of(how: str, machine: Systemd, home: Path) -> None:
+    place, stop = home / how, home / f"{how}-stop"
+    number = home / f"{how}-stop.number"
+    code = home / "application.py"
+    code.write_text(_APPLICATION)
+    service = f"[Service]\nType=exec\nExecStart={sys.executable} {code} {place} {stop}\n"
+    machine.write(f"/etc/systemd/system/application-{how}.service", service)
+    machine.systemctl("daemon-reload")
+    with _started(machine, place) as unit:
+        machine.systemctl("start", f"application-{how}")
+        _wait_for_progress(machine, number, how)
+        _take_over(machine, unit, how)
+        _wait_for_progress(machine, number, how)
+        stop.touch()
+        machine.wait_for(f"application-{how}", "ActiveState", "inactive", "failed")
+        assert machine.show(f"application-{how}", "Result") == "success", machine.journal()
+        assert _is_mounted(machine, place)
+        lines = machine.path(place / "log").read_bytes().split()
+    assert lines == [b"%d" % count for count in range(len(lines))]
+
+
+def _wait_for_progress(machine: Systemd, number: Path, how: str) -> None:
+    """Wait until the application has come further than it is now."""
+    before = number.read_text() if number.exists() else ""
+    machine.wait_until(lambda: number.exists() and number.read_text() not in ("", before), f"application-{how}")
+
+
+def test_a_mount_in_use_names_who_uses_it(machine: Systemd, home: Path) -> None:
+    place = home / "busy"
+    machine.write("/etc/systemd/system/holder.service", f"[Service]\nExecStart=sleep inf\nWorkingDirectory={place}\n")
+    machine.systemctl("daemon-reload")
+    with _started(machine, place) as unit:
+        machine.systemctl("start", "holder")
+        holder = machine.main_pid("holder")
+        machine.systemctl("stop", "--no-block", unit)
+        machine.wait_until(lambda: "stays mounted" in machine.journal(unit), unit)
+        (line,) = {line for line in machine.journal(unit).splitlines() if "stays mounted" in line}
+        assert line.endswith(f" sleep ({holder})")
+        assert _is_mounted(machine, place)
+        machine.systemctl("stop", "holder")
+        # Nobody holds it any more; the supervisor may have noticed itself.
+        machine.run("umount", str(place), check=False)
+        machine.wait_for(unit, "ActiveState", "inactive")
+        assert machine.show(unit, "Result") == "success"
