@@ -5,10 +5,13 @@
 Standard library only.
 """
 
+import errno
 import os
 import select
 from collections.abc import Iterator
 
+from tierfs.core.errors import MountError
+from tierfs.mount import kernel
 from tierfs.mount.channel import MOST_DESCRIPTORS, Message
 from tierfs.mount.notify import Notifier
 
@@ -35,9 +38,21 @@ class Belongings:
         self.hot = os.open(hot, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.session = os.memfd_create("tierfs-session", os.MFD_CLOEXEC)
 
-    def own(self, fuse: int) -> None:
-        """The mount is made."""
-        self.fuse = fuse
+    def mount(self, request: Message) -> None:
+        """Make the mount, which is owned from now on. MountError."""
+        mountpoint = request["mountpoint"]
+        options = kernel.MountOptions(mountpoint, request["source"], request["read_only"], request["allow_other"])
+        try:
+            self.fuse = kernel.mount(options)
+        except OSError as error:
+            remedy = {
+                errno.EPERM: "mount as root, or install fuse3",
+                errno.EBUSY: "something is mounted there already; unmount it first",
+                errno.ENOENT: "is the module fuse loaded (modprobe fuse)?",
+                errno.ENODEV: "is the module fuse loaded (modprobe fuse)?",
+            }.get(error.errno or 0, "see dmesg")
+            raise MountError(f"{mountpoint} cannot be mounted: {error.strerror}; {remedy}") from None
+        kernel.raise_limits(mountpoint)
         for name, fd in (("fuse", self.fuse), ("hot", self.hot), ("session", self.session)):
             self._notifier.store(name, fd)
 

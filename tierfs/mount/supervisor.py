@@ -37,6 +37,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 #: What is being moved may take so long to end when a worker hands over; later it is killed, which harms nothing.
 _HAND_OVER_S, _KILLED_AFTER_S = 10.0, 20.0
 _PROBES_IN_TIME = 4
+_UNMOUNT_PAUSE_S = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -57,6 +58,8 @@ class Supervisor:
         self._quick_ends = 0
         self._start_at: float | None = 0.0  # when the next worker is due, None: there is one
         self._kill_at: float | None = None
+        self._unmount_at: float | None = None  # the next try, while it is in use and the service is being stopped
+        self._last_refusal = ""
         self._is_done = self._is_leaving = False
         self._failure: TierfsError | None = None
         self._signals = _catch_signals()
@@ -99,7 +102,8 @@ class Supervisor:
             on(self._probe.fileno(), self._mount_answered)
         if not self._worker and self._belongings.fuse >= 0:
             on(self._belongings.fuse, self._end, 0)  # only now: each request would wake us
-        due = min((when for when in (self._start_at, self._kill_at) if when is not None), default=None)
+        times = (self._start_at, self._kill_at, self._unmount_at)
+        due = min((when for when in times if when is not None), default=None)
         for fd, _ in poll.poll(None if due is None else max(0.0, due - time.monotonic()) * 1000):
             handlers[fd]()
         self._look_at_clock()
@@ -108,6 +112,8 @@ class Supervisor:
         now = time.monotonic()
         if self._start_at is not None and now >= self._start_at and not self._is_done:
             self._start_worker()
+        if self._unmount_at is not None and now >= self._unmount_at and not self._is_done:
+            self._unmount()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             if self._worker and self._worker.pid:
@@ -191,11 +197,10 @@ class Supervisor:
 
     def _mount(self, worker: Worker) -> None:
         try:
-            self._belongings.own(_mount(self._request))
+            self._belongings.mount(self._request)
         except MountError as error:
             worker.dismiss(error)
             return
-        kernel.raise_limits(self._request["mountpoint"])
         channel.send(worker.channel, {"mounted": True}, [self._belongings.fuse])
 
     def _serving(self, worker: Worker) -> None:
@@ -315,7 +320,8 @@ class Supervisor:
             self._end()
 
     def _unmount(self) -> None:
-        """An orderly unmount. A busy mount stays: its users would lose their files."""
+        """An orderly unmount. A busy mount stays: its users would lose their files. A service waits for them."""
+        self._unmount_at = None
         if self._belongings.fuse < 0:
             if self._worker:
                 self._worker.dismiss(MountError("interrupted before it was mounted"))
@@ -325,7 +331,13 @@ class Supervisor:
             kernel.unmount(mountpoint)
         except OSError as error:
             who = ", ".join(kernel.holders(mountpoint)) if error.errno == errno.EBUSY else ""
-            _say(f"{mountpoint} stays mounted: {error.strerror} {who}".rstrip())
+            text = f"{mountpoint} stays mounted: {error.strerror} {who}".rstrip()
+            if text != self._last_refusal:
+                _say(text)
+            self._last_refusal = text
+            if self._notifier.is_managed and error.errno == errno.EBUSY:
+                self._unmount_at = time.monotonic() + _UNMOUNT_PAUSE_S
+                self._notifier.status(text)
 
     def _fail(self, failure: TierfsError) -> None:
         self._failure = failure
@@ -355,21 +367,6 @@ def failure_of(message: Message) -> TierfsError:
 
     kind = getattr(errors, str(message.get("kind")), MountError)
     return kind(message["failed"]) if issubclass(kind, TierfsError) else MountError(message["failed"])
-
-
-def _mount(request: Message) -> int:
-    mountpoint = request["mountpoint"]
-    options = kernel.MountOptions(mountpoint, request["source"], request["read_only"], request["allow_other"])
-    try:
-        return kernel.mount(options)
-    except OSError as error:
-        remedy = {
-            errno.EPERM: "mount as root, or install fuse3",
-            errno.EBUSY: "something is mounted there already; unmount it first",
-            errno.ENOENT: "is the module fuse loaded (modprobe fuse)?",
-            errno.ENODEV: "is the module fuse loaded (modprobe fuse)?",
-        }.get(error.errno or 0, "see dmesg")
-        raise MountError(f"{mountpoint} cannot be mounted: {error.strerror}; {remedy}") from None
 
 
 def _catch_signals() -> socket.socket:
