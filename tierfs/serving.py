@@ -140,10 +140,15 @@ class Serving:
         """Answer until the mount is taken away or handed over, then stop everything else."""
         parts, settings = self.parts, self.parts.settings
         began = trio.Event()
-        adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init=began.set)
+        facts = parts.session.facts
+
+        def on_init() -> None:
+            self._agreed(fuse_fd, facts is not None)
+            began.set()
+
+        adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init)
         slot = self._register()
         try:
-            facts = parts.session.facts
             init_request = facts.init_request if facts else b""
             wishes = tap.Wishes(self._wants_passthrough(), not settings.shared_hot, init_request)
             fuse.start(adapter, fuse_fd, wishes)
@@ -155,7 +160,7 @@ class Serving:
                 nursery.start_soon(self._serve_fuse, fuse_fd, nursery.cancel_scope)
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
-                self._go_on(fuse_fd, facts) if facts else self._begin(fuse_fd)
+                self._go_on(facts) if facts else self._begin(fuse_fd)
                 channel.send(self._line, {"serving": True})
                 await self._run_others(nursery, adapter, slot)
         finally:
@@ -198,8 +203,22 @@ class Serving:
         mount = session.mount_of(self.request)
         self.parts.filesystem.begin(Parked(self._park))
         self.parts.session.remember(session.Facts(tap.init_request(), tap.granted(), self.parts.lease_session, mount))
-        if not tap.sends_again():
-            tap.write_down_requests(self.parts.session.unanswered)
+
+    def _agreed(self, fuse_fd: int, is_next: bool) -> None:
+        """INIT was read. What the worker before did not answer is asked for now, and not a request later.
+
+        The kernel sends all again that is not answered, also what this worker had read already.
+        """
+        unanswered = self.parts.session.unanswered
+        if tap.sends_again():
+            if is_next:
+                kernel.send_again(fuse_fd)
+            return
+        if is_next:
+            refused = kernel.refuse(fuse_fd, [request for request in unanswered if request])
+            unanswered[:] = memoryview(bytes(unanswered.nbytes)).cast("Q")
+            log.warning("the kernel (before 6.9) cannot send requests again: %d got EIO", refused)
+        tap.write_down_requests(unanswered)
 
     def _take_over(self, fuse_fd: int, facts: session.Facts) -> None:
         """Know what the worker before knew, before the first request is read. MountError."""
@@ -209,18 +228,10 @@ class Serving:
             files.modes.device = kernel.Backing(fuse_fd)
         self.parts.filesystem.take_over(Parked(self._park, self._received.parked))
 
-    def _go_on(self, fuse_fd: int, facts: session.Facts) -> None:
-        """Have what the worker before did not answer sent again. MountError."""
+    def _go_on(self, facts: session.Facts) -> None:
+        """MountError where kernel and libfuse have agreed on something else than before."""
         if tap.granted() != facts.granted:
             raise MountError("this tierfs, or its libfuse, agrees with the kernel on other things than the one before")
-        if tap.sends_again():
-            kernel.send_again(fuse_fd)
-        else:
-            unanswered = self.parts.session.unanswered
-            refused = kernel.refuse(fuse_fd, [request for request in unanswered if request])
-            unanswered[:] = memoryview(bytes(unanswered.nbytes)).cast("Q")
-            tap.write_down_requests(unanswered)
-            log.warning("the kernel (before 6.9) cannot send requests again: %d got EIO", refused)
         self._took_s = time.monotonic() - self._began_s
         self.parts.session.taken_over()
         files, nodes = len(self.parts.filesystem.files), len(self.parts.filesystem.nodes)

@@ -75,6 +75,14 @@ class Numbers:
             del self._inodes[ino]
             self.on_renumbered((st.st_dev, st.st_ino), None)
 
+    def forget(self, ino: Ino) -> None:
+        """The file of this number is gone; whoever gets its inode next is another one."""
+        self._own.discard(ino)
+        key = self._inodes.pop(ino, None)
+        if key is not None:
+            del self._renumbered[key]
+            self.on_renumbered(key, None)
+
     def take_over(self, numbers: Iterable[tuple[tuple[int, int], Ino]], used: Iterable[Ino]) -> None:
         """Go on with the numbers that another process gave to inodes; the `used` ones are not given again."""
         for key, ino in numbers:

@@ -51,7 +51,7 @@ class Filesystem:
         tree.catalog.on_first_record = self.files.drop_kept_directories
         tree.removing = self._park
         self._session = session
-        known = Known(self.nodes, self.files, self.listings, tree.tier.numbers, tree.hot)
+        known = Known(self.nodes, self.files, self.listings, tree.tier.numbers)
         self._before = TakenOver(known, session)
 
     def close(self) -> None:

@@ -59,6 +59,11 @@ class Nodes:
         node = self._nodes.get(ino)
         return node if node is not None and node.name is None else None
 
+    def has_name(self, ino: Ino) -> bool:
+        """Whether a number is known, and its file is in the tree."""
+        node = self._nodes.get(ino)
+        return node is not None and node.name is not None
+
     def removed_ones(self) -> list[Node]:
         """The nodes whose files were removed from the tree."""
         return [node for node in self._nodes.values() if node.name is None]

@@ -9,7 +9,7 @@ import gc
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tierfs.core.records import Fd, Handle, Ino
@@ -18,9 +18,9 @@ from tierfs.engine.tree import Found
 from tierfs.mount import again
 from tierfs.mount.files import Files
 from tierfs.mount.listings import Listings
-from tierfs.mount.nodes import Nodes
+from tierfs.mount.nodes import Node, Nodes
 from tierfs.mount.session import Cell, Kind, Session
-from tierfs.stores.hot import RENAME_EXCHANGE, HotTier
+from tierfs.stores.hot import RENAME_EXCHANGE
 
 _NODES = (Kind.NODE, Kind.ORPHAN)
 
@@ -41,7 +41,6 @@ class Known:
     files: Files
     listings: Listings
     numbers: Numbers
-    hot: HotTier
 
 
 @contextmanager
@@ -109,8 +108,8 @@ class TakenOver:
         if not again.is_again():
             return False
         node = self._known.nodes.named(parent, name)
-        if node and self._known.nodes.removed(node.ino, parent, name):
-            node.record = self._known.files.parked.inherited_record(node.ino)
+        if node:
+            self._removed(node, parent, name)
         return True
 
     def was_renamed(self, source: Name, target: Name, now: tuple[Found | None, Found | None], flags: int) -> bool:
@@ -126,8 +125,8 @@ class TakenOver:
         replaced = nodes.named(*target)
         if exchange and at_source:
             nodes.renamed(at_source.ino, target, source)
-        elif replaced and replaced is not moved and nodes.removed(replaced.ino, *target):
-            replaced.record = self._known.files.parked.inherited_record(replaced.ino)
+        elif replaced and replaced is not moved:
+            self._removed(replaced, *target)
         nodes.renamed(moved.ino, source, target)
         return True
 
@@ -140,14 +139,17 @@ class TakenOver:
         for cell in [*found, *cells[Kind.HANDLE], *cells[Kind.LISTING]]:
             self._begun[cell.request].append(cell)
 
+    def _removed(self, node: Node, parent: Ino, name: bytes) -> None:
+        """The other worker removed a name, and may not have come to write that down."""
+        if self._known.nodes.removed(node.ino, parent, name):
+            node.record = self._known.files.parked.inherited_record(node.ino)
+            self._known.numbers.forget(node.ino)
+
     def _take_numbers(self, cells: list[Cell]) -> None:
         """Those of files that the kernel knows by a name: others are never asked for by their number."""
-        known, numbers = self._known, []
+        known = self._known
+        numbers = [((cell.parent, cell.value), cell.ino) for cell in cells if known.nodes.has_name(cell.ino)]
         for cell in cells:
-            with suppress(OSError):
-                st = known.hot.lstat(known.nodes.path(cell.ino))
-                if (st.st_dev, st.st_ino) == (cell.parent, cell.value):
-                    numbers.append(((cell.parent, cell.value), cell.ino))
             self._session.drop(cell.place)
         Numbering(self._session, known.numbers)
         known.numbers.take_over(numbers, known.nodes.numbers())
