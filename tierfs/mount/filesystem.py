@@ -7,7 +7,8 @@ those that need the bytes of a cold file (read, write, truncate, link) for the b
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -186,8 +187,8 @@ class Filesystem:
         if found is None and self._before.was_removed(parent, name):
             return
         found = found or self.tree.find(path)
-        self._keep_directory(found, path)
-        self.tree.rmdir(path)
+        with self._keeping_directory(found, path):
+            self.tree.rmdir(path)
         self._removed(found, parent, name)
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
@@ -198,9 +199,8 @@ class Filesystem:
                 self.tree.tier.recover(record)
             return
         moved, replaced = ends = self.tree.ends(source, target)
-        if replaced and not flags & RENAME_EXCHANGE:
-            self._keep_directory(replaced, target)
-        replaced = await self.tree.rename(source, target, flags, ends) or replaced
+        with self._keeping_directory(None if flags & RENAME_EXCHANGE else replaced, target):
+            replaced = await self.tree.rename(source, target, flags, ends) or replaced
         if replaced and replaced.ino == moved.ino:
             return
         if replaced and not flags & RENAME_EXCHANGE:
@@ -313,12 +313,22 @@ class Filesystem:
             os.close(fd)
         return self.lookup(parent, name)
 
-    def _keep_directory(self, found: Found, path: bytes) -> None:
-        """A directory that is removed lives on for those who are in it."""
-        node = self.nodes.get(found.ino)
-        if node and stat.S_ISDIR(found.st.st_mode) and node.descriptor is None:
-            node.descriptor = self._hot.open(path, os.O_PATH | os.O_DIRECTORY)
-            self.files.parked.directory(found.ino, node.descriptor)
+    @contextmanager
+    def _keeping_directory(self, found: Found | None, path: bytes) -> Iterator[None]:
+        """A directory that is removed in this block lives on for those who are in it."""
+        node = self.nodes.get(found.ino) if found else None
+        if node is None or found is None or not stat.S_ISDIR(found.st.st_mode) or node.descriptor is not None:
+            yield
+            return
+        node.descriptor = self._hot.open(path, os.O_PATH | os.O_DIRECTORY)
+        self.files.parked.directory(node.ino, node.descriptor)
+        try:
+            yield
+        except BaseException:
+            os.close(node.descriptor)
+            node.descriptor = None
+            self.files.parked.forgotten(node.ino)
+            raise
 
     def _park(self, found: Found) -> None:
         """What is open and about to lose its name is kept for the next worker."""
