@@ -7,8 +7,7 @@ those that need the bytes of a cold file (read, write, truncate, link) for the b
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import trio
 
@@ -44,13 +43,13 @@ class Filesystem:
         self.tree = tree
         self.nodes = Nodes(session)
         self.files = Files(tree.tier, readers, restorer, self.nodes, session)
+        self._removed_files = RemovedFiles(self.files, self.nodes, tree.hot)
         self._restorer = restorer
         self._hot = tree.hot
-        self._removed_files = RemovedFiles(self.files)
         self.listings = Listings(tree, self.nodes, session, self.getattr)
         tree.tier.is_claimed = self.nodes.is_orphan
         tree.catalog.on_first_record = self.files.drop_kept_directories
-        tree.removing = self._park
+        tree.removing = self._removed_files.park
         self._session = session
         known = Known(self.nodes, self.files, self.listings, tree.tier.numbers)
         self._before = TakenOver(known, session)
@@ -187,7 +186,7 @@ class Filesystem:
         if found is None and self._before.was_removed(parent, name):
             return
         found = found or self.tree.find(path)
-        with self._keeping_directory(found, path):
+        with self._removed_files.keeping_directory(found, path):
             self.tree.rmdir(path)
         self._removed(found, parent, name)
 
@@ -199,7 +198,7 @@ class Filesystem:
                 self.tree.tier.recover(record)
             return
         moved, replaced = ends = self.tree.ends(source, target)
-        with self._keeping_directory(None if flags & RENAME_EXCHANGE else replaced, target):
+        with self._removed_files.keeping_directory(None if flags & RENAME_EXCHANGE else replaced, target):
             replaced = await self.tree.rename(source, target, flags, ends) or replaced
         if replaced and replaced.ino == moved.ino:
             return
@@ -312,31 +311,6 @@ class Filesystem:
         finally:
             os.close(fd)
         return self.lookup(parent, name)
-
-    @contextmanager
-    def _keeping_directory(self, found: Found | None, path: bytes) -> Iterator[None]:
-        """A directory that is removed in this block lives on for those who are in it."""
-        node = self.nodes.get(found.ino) if found else None
-        if node is None or found is None or not stat.S_ISDIR(found.st.st_mode) or node.descriptor is not None:
-            yield
-            return
-        node.descriptor = self._hot.open(path, os.O_PATH | os.O_DIRECTORY)
-        self.files.parked.directory(node.ino, node.descriptor)
-        try:
-            yield
-        except BaseException:
-            os.close(node.descriptor)
-            node.descriptor = None
-            self.files.parked.forgotten(node.ino)
-            raise
-
-    def _park(self, found: Found) -> None:
-        """What is open and about to lose its name is kept for the next worker."""
-        file = self.files.any_of(found.ino) if self.files.modes.is_open(found.ino) else None
-        if file and file.fd is not None:
-            self.files.parked.file(found.ino, file.fd)
-        elif file and found.record:
-            self.files.parked.record(found.ino, found.record)
 
     def _removed(self, found: Found, parent: Ino, name: bytes) -> None:
         node = self.nodes.removed(found.ino, parent, name)

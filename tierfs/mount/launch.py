@@ -13,6 +13,7 @@ from typing import Any
 from tierfs.core.config import MountRequest
 from tierfs.core.errors import ConfigError, MountError
 from tierfs.mount import kernel, notify, supervisor
+from tierfs.mount.workers import failure_of
 from tierfs.stores.state import make_state_directory
 
 WORKER = "tierfs.worker"
@@ -57,7 +58,7 @@ def start(request: MountRequest) -> int:
     answer = json.loads(line)
     if "failed" in answer:
         process.wait()
-        raise supervisor.failure_of(answer)
+        raise failure_of(answer)
     process.returncode = 0  # it goes on without us: no warning about a child that was not waited for
     return 0
 

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from tierfs.core.records import Fd, Handle
@@ -9,15 +12,46 @@ from tierfs.engine.stats import cold_stat
 from tierfs.engine.tree import Found
 from tierfs.mount.changes import Changes, change_open, change_recorded
 from tierfs.mount.files import Files
-from tierfs.mount.nodes import Node
-from tierfs.stores.hot import by_fd
+from tierfs.mount.nodes import Node, Nodes
+from tierfs.stores.hot import HotTier, by_fd
 
 
 class RemovedFiles:
     """What can be done with a node that has no name."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, nodes: Nodes, hot: HotTier) -> None:
         self._files = files
+        self._nodes = nodes
+        self._hot = hot
+
+    # -- while the name goes -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def keeping_directory(self, found: Found | None, path: bytes) -> Iterator[None]:
+        """A directory that is removed in this block lives on for those who are in it."""
+        node = self._nodes.get(found.ino) if found else None
+        if node is None or found is None or not stat.S_ISDIR(found.st.st_mode) or node.descriptor is not None:
+            yield
+            return
+        node.descriptor = self._hot.open(path, os.O_PATH | os.O_DIRECTORY)
+        self._files.parked.directory(node.ino, node.descriptor)
+        try:
+            yield
+        except BaseException:
+            os.close(node.descriptor)
+            node.descriptor = None
+            self._files.parked.forgotten(node.ino)
+            raise
+
+    def park(self, found: Found) -> None:
+        """What is open and about to lose its name is kept for the next worker."""
+        file = self._files.any_of(found.ino) if self._files.modes.is_open(found.ino) else None
+        if file and file.fd is not None:
+            self._files.parked.file(found.ino, file.fd)
+        elif file and found.record:
+            self._files.parked.record(found.ino, found.record)
+
+    # -- afterwards ----------------------------------------------------------------------------------------------
 
     def stat(self, node: Node) -> Found:
         """fstat(2). ESTALE."""

@@ -29,7 +29,7 @@ from tierfs.mount import channel, kernel
 from tierfs.mount.belongings import Belongings
 from tierfs.mount.channel import Message
 from tierfs.mount.notify import Notifier
-from tierfs.mount.workers import Probe, Spawner, Worker
+from tierfs.mount.workers import Probe, Spawner, Worker, failure_of
 
 #: A worker that served for less has not got over what killed the one before; so many of them are too many.
 _QUICK_S, _MOST_QUICK = 1.0, 5
@@ -359,14 +359,6 @@ def run(request: Message, report: Callable[[Message], None]) -> int:
     worker alone. `report` is told {"serving": pid} once.
     """
     return Supervisor(request, report, Notifier(os.environ)).run()
-
-
-def failure_of(message: Message) -> TierfsError:
-    """The error that a {"failed": sentence, "kind": class} message stands for."""
-    from tierfs.core import errors
-
-    kind = getattr(errors, str(message.get("kind")), MountError)
-    return kind(message["failed"]) if issubclass(kind, TierfsError) else MountError(message["failed"])
 
 
 def _catch_signals() -> socket.socket:

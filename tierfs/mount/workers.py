@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from tierfs.core.errors import TierfsError
+from tierfs.core.errors import MountError, TierfsError
 from tierfs.mount import channel
 from tierfs.mount.channel import Message
 
@@ -88,3 +88,11 @@ class Probe:
         self._process.kill()
         self._process.wait()
         self._stdout.close()
+
+
+def failure_of(message: Message) -> TierfsError:
+    """The error that a {"failed": sentence, "kind": class} message stands for."""
+    from tierfs.core import errors
+
+    kind = getattr(errors, str(message.get("kind")), MountError)
+    return kind(message["failed"]) if issubclass(kind, TierfsError) else MountError(message["failed"])
