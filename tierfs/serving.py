@@ -16,9 +16,10 @@ from tierfs import __version__
 from tierfs.admin import control, registry
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
 from tierfs.core.records import Fd
+from tierfs.engine.observed import Facts, Observations, Succession
 from tierfs.engine.recover import recover, recover_interrupted
 from tierfs.engine.scan import SCANNED
-from tierfs.engine.service import Engine, Facts, Observations, Operator, Succession
+from tierfs.engine.service import Engine, Operator
 from tierfs.engine.snapshotter import SNAPSHOT
 from tierfs.mount import channel, fuse, kernel, session, tap
 from tierfs.mount.parked import Parked

@@ -11,7 +11,8 @@ from tests.t2_engine.test_recover import prepare
 from tierfs.core.errors import AccessDenied
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, Total
 from tierfs.core.residency import Residency, Tier
-from tierfs.engine.service import Engine, Facts, Observations, Operator
+from tierfs.engine.observed import Facts, Observations
+from tierfs.engine.service import Engine, Operator
 
 T = TypeVar("T")
 

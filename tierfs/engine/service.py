@@ -23,6 +23,7 @@ from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.measures import Measures, Odometer
+from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.restore import Restorer
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
@@ -30,48 +31,6 @@ from tierfs.stores.hot import join
 
 _LOOKS_AT_ONCE = 200  # files that a walk looks at before the loop serves others
 _FILES_AT_ONCE = 64  # waiting files of one request; the engine's own limits are lower
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a mount knows of itself and its surroundings."""
-
-    mountpoint: str
-    store: str
-    hot_directory: str
-    state_directory: str
-    version: str
-    worker_pid: int
-    supervisor_pid: int
-    passthrough: str = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class Succession:
-    """How the mount went from one worker to the next: `seconds` is what the last take-over took.
-
-    `requests_again` were sent once more to this worker, because the one before had not answered them.
-    """
-
-    take_overs: int = 0
-    seconds: float = 0.0
-    requests_again: int = 0
-    refused_upgrades: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Observations:
-    """What the mount saw until now; counts since the worker started, but for what is open now."""
-
-    read_errors: int
-    warnings: list[str]
-    requests: dict[str, int]
-    opens: dict[str, int]
-    open_files: int
-    backing_ids: int
-    known_nodes: int
-    cold_restarts: int = 0
-    succession: Succession = Succession()
 
 
 @dataclass(frozen=True, slots=True)

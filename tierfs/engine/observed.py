@@ -1,0 +1,45 @@
+"""What the mount tells the engine of itself, for an operator: its facts, and what it saw."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a mount knows of itself and its surroundings."""
+
+    mountpoint: str
+    store: str
+    hot_directory: str
+    state_directory: str
+    version: str
+    worker_pid: int
+    supervisor_pid: int
+    passthrough: str = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """How the mount went from one worker to the next: `seconds` is what the last take-over took.
+
+    `requests_again` were sent once more to this worker, because the one before had not answered them.
+    """
+
+    take_overs: int = 0
+    seconds: float = 0.0
+    requests_again: int = 0
+    refused_upgrades: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What the mount saw until now; counts since the worker started, but for what is open now."""
+
+    read_errors: int
+    warnings: list[str]
+    requests: dict[str, int]
+    opens: dict[str, int]
+    open_files: int
+    backing_ids: int
+    known_nodes: int
+    cold_restarts: int = 0
+    succession: Succession = Succession()
