@@ -1,4 +1,4 @@
-"""The mounts of this host: where their control sockets are, and which of them still has its supervisor.
+"""The mounts of this host: where their control sockets are, and which of them is still served.
 
     RUNTIME/SLOT/mount.json     what the mount is (a `Mount`)
     RUNTIME/SLOT/control.sock   its control API
@@ -48,7 +48,7 @@ _PLAIN_BYTES = frozenset((string.ascii_letters + string.digits + ":_.").encode()
 class Mount:
     """What the runtime directory knows of a mount; paths are absolute, as str with surrogateescape.
 
-    `supervisor_start` is the supervisor's start time in clock ticks since boot: a recycled pid has another one.
+    `supervisor_start` and `worker_start` are start times in clock ticks since boot: a recycled pid has another one.
     """
 
     mountpoint: str
@@ -59,12 +59,12 @@ class Mount:
     worker_pid: int
     version: str
     supervisor_start: int = 0
+    worker_start: int = 0
 
     @property
     def is_alive(self) -> bool:
-        """Whether the supervisor that registered this mount still runs."""
-        start = _start_of(self.supervisor_pid)
-        return start is not None and self.supervisor_start in (0, start)
+        """Whether the supervisor of this mount still runs, or its last worker."""
+        return _runs(self.supervisor_pid, self.supervisor_start) or _runs(self.worker_pid, self.worker_start)
 
 
 def runtime_directory() -> Path:
@@ -111,7 +111,8 @@ def register(mount: Mount) -> Path:
     slot = slot_of(mount.mountpoint)
     _make(slot.parent)
     _make(slot, 0o755)
-    content = asdict(mount) | {"supervisor_start": _start_of(mount.supervisor_pid) or 0}
+    starts = {"supervisor_start": _start_of(mount.supervisor_pid), "worker_start": _start_of(mount.worker_pid)}
+    content = asdict(mount) | {name: start or 0 for name, start in starts.items()}
     fresh = slot / f"{_MOUNT_FILE}.{os.getpid()}"
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w") as file:
@@ -265,6 +266,12 @@ def _read(slot: Path, users: Collection[int]) -> Mount | None:
         return Mount(**json.loads(read_owned(slot / _MOUNT_FILE, users)))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _runs(pid: int, start: int) -> bool:
+    """Whether a process is there that began then; 0: at any time."""
+    now = _start_of(pid)
+    return now is not None and start in (0, now)
 
 
 def _start_of(pid: int) -> int | None:

@@ -92,7 +92,8 @@ def umount(mountpoint: str, lazy: bool) -> None:
         launch.stop(absolute, lazy)
     if mount is not None and not lazy:
         if mount.is_alive:
-            launch.wait_until_gone(mount.supervisor_pid)
+            for pid in (mount.supervisor_pid, mount.worker_pid):
+                launch.wait_until_gone(pid)
         registry.unregister(absolute)
 
 

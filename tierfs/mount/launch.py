@@ -129,11 +129,11 @@ def stop(mountpoint: str, lazy: bool = False) -> None:
 
 
 def wait_until_gone(pid: int) -> None:
-    """Wait until a supervisor has ended. MountError when it does not."""
+    """Wait until a process of a mount that was taken away has ended. MountError when it does not."""
     deadline = time.monotonic() + _STOP_PATIENCE_S
     while _is_running(pid):
         if time.monotonic() > deadline:
-            raise MountError(f"it is unmounted, but the supervisor (pid {pid}) still runs after {_STOP_PATIENCE_S:g} s")
+            raise MountError(f"it is unmounted, but its process {pid} still runs after {_STOP_PATIENCE_S:g} s")
         time.sleep(0.01)
 
 

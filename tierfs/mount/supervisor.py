@@ -32,7 +32,7 @@ from tierfs.mount.notify import Notifier
 from tierfs.mount.workers import Probe, Spawner, Worker, failure_of
 
 #: A worker that served for less has not got over what killed the one before; so many of them are too many.
-_QUICK_S, _MOST_QUICK = 1.0, 5
+_QUICK_S, _MOST_QUICK = 0.2, 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 #: What is being moved may take so long to end when a worker hands over; later it is killed, which harms nothing.
 _HAND_OVER_S, _KILLED_AFTER_S = 10.0, 20.0
