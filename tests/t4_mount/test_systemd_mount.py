@@ -1,4 +1,6 @@
-"""A mount as a service of a real systemd: it outlives its supervisor, and what uses it does not notice."""
+"""A mount under a real systemd. As a service it outlives its supervisor, and what uses it does not notice; as a line of
+/etc/fstab it is a mount like others.
+"""
 
 import sys
 import tempfile
@@ -137,3 +139,50 @@ def test_a_mount_in_use_names_who_uses_it(machine: Systemd, home: Path) -> None:
         machine.run("umount", str(place), check=False)
         machine.wait_for(unit, "ActiveState", "inactive")
         assert machine.show(unit, "Result") == "success"
+
+
+_OPTIONS = r"auto_archive=no,exclude=*.a\,*.b,state=/var/lib/tierfs/fstab,_netdev,nofail"
+
+
+@pytest.fixture
+def in_fstab(machine: Systemd, home: Path) -> Iterator[Path]:
+    """A mountpoint that stands in /etc/fstab; whatever becomes of the test, it is not mounted afterwards."""
+    place = home / "in fstab"
+    for path in (place, home / "in fstab-store"):
+        path.mkdir(exist_ok=True)
+    escaped = str(place).replace(" ", r"\040")
+    machine.write("/etc/fstab", f"file://{escaped}-store {escaped} tierfs {_OPTIONS} 0 0\n")
+    machine.systemctl("daemon-reload")
+    yield place
+    machine.run("umount", "--lazy", str(place), check=False)
+    machine.write("/etc/fstab", "")
+    machine.systemctl("daemon-reload")
+
+
+def test_mount_and_umount_know_the_line_in_fstab(machine: Systemd, in_fstab: Path) -> None:
+    machine.run("mount", str(in_fstab))
+    assert _is_mounted(machine, in_fstab)
+    machine.path(in_fstab / "file").write_bytes(b"text")
+    machine.run("mount", "--all")
+    again = machine.run("mount", "-t", "tierfs", f"file://{in_fstab}-store", str(in_fstab), check=False)
+    assert (again.returncode, again.stderr.startswith("mount.tierfs: ")) == (32, True)
+    machine.run("umount", str(in_fstab))
+    assert not _is_mounted(machine, in_fstab)
+    assert (in_fstab / "file").read_bytes() == b"text"
+
+
+def test_a_service_that_requires_a_path_below_it_is_started_behind_it_and_stopped_before_it(
+    machine: Systemd, in_fstab: Path
+) -> None:
+    unit = machine.run("systemd-escape", "--path", "--suffix=mount", str(in_fstab)).stdout.strip()
+    place = str(in_fstab).replace(" ", "\\x20")
+    text = f"[Unit]\nRequiresMountsFor={place}/below\n[Service]\nExecStart=sleep inf\nWorkingDirectory={in_fstab}\n"
+    machine.write("/etc/systemd/system/requiring.service", text)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "requiring")
+    assert _is_mounted(machine, in_fstab)
+    machine.systemctl("stop", unit)
+    assert machine.show("requiring", "ActiveState") == "inactive"
+    assert machine.show("requiring", "Result") == "success"
+    assert machine.show(unit, "Result") == "success"
+    assert not _is_mounted(machine, in_fstab)
