@@ -94,32 +94,70 @@ def test_a_start_ends_when_the_mount_serves_and_a_stop_when_it_is_gone(machine: 
     assert (place / "file").read_bytes() == b"text"
 
 
-@pytest.mark.parametrize("how", ["restart", "kill", "reload"])
-def test_an_application_notices_nothing_of(how: str, machine: Systemd, home: Path) -> None:
-    place, stop = home / how, home / f"{how}-stop"
-    number = home / f"{how}-stop.number"
-    code = home / "application.py"
+@contextmanager
+def _application(machine: Systemd, home: Path, name: str) -> Iterator[str]:
+    """An application on a mount of its own; yields the mount's unit. Afterwards the application has met no error."""
+    place, stop, code = home / name, home / f"{name}-stop", home / "application.py"
     code.write_text(_APPLICATION)
     service = f"[Service]\nType=exec\nExecStart={sys.executable} {code} {place} {stop}\n"
-    machine.write(f"/etc/systemd/system/application-{how}.service", service)
+    machine.write(f"/etc/systemd/system/application-{name}.service", service)
     machine.systemctl("daemon-reload")
     with _started(machine, place) as unit:
-        machine.systemctl("start", f"application-{how}")
-        _wait_for_progress(machine, number, how)
-        _take_over(machine, unit, how)
-        _wait_for_progress(machine, number, how)
+        machine.systemctl("start", f"application-{name}")
+        _wait_for_progress(machine, home, name)
+        yield unit
+        _wait_for_progress(machine, home, name)
         stop.touch()
-        machine.wait_for(f"application-{how}", "ActiveState", "inactive", "failed")
-        assert machine.show(f"application-{how}", "Result") == "success", machine.journal()
+        machine.wait_for(f"application-{name}", "ActiveState", "inactive", "failed")
+        assert machine.show(f"application-{name}", "Result") == "success", machine.journal()
         assert _is_mounted(machine, place)
         lines = machine.path(place / "log").read_bytes().split()
     assert lines == [b"%d" % count for count in range(len(lines))]
 
 
-def _wait_for_progress(machine: Systemd, number: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["restart", "kill", "reload"])
+def test_an_application_notices_nothing_of(how: str, machine: Systemd, home: Path) -> None:
+    with _application(machine, home, how) as unit:
+        _take_over(machine, unit, how)
+
+
+def test_an_application_waits_while_the_settings_are_wrong(machine: Systemd, home: Path) -> None:
+    """systemd tries again until they are right; it never gives the mount up."""
+    with _application(machine, home, "settings") as unit:
+        file = machine.path(f"/etc/tierfs/{unit.removeprefix('tierfs@').removesuffix('.service')}.toml")
+        right = file.read_text()
+        file.write_text("nonsense = true\n" + right)
+        assert machine.systemctl("restart", unit, check=False).returncode != 0
+        machine.wait_until(lambda: machine.journal(unit).count("the mount is kept") >= 2, unit)
+        file.write_text(right)
+        machine.wait_for(unit, "ActiveState", "active")
+
+
+def test_an_application_waits_while_a_worker_that_hangs_is_replaced(machine: Systemd, home: Path) -> None:
+    """Seen by the watchdog: what it is told of comes through the mount."""
+    drop_in = machine.write("/etc/systemd/system/tierfs@.service.d/watchdog.conf", "[Service]\nWatchdogSec=3s\n")
+    try:
+        with _application(machine, home, "watchdog") as unit:
+            machine.wait_until(lambda: _stop_the_worker(machine, unit), unit)
+            machine.wait_until(lambda: int(machine.show(unit, "NRestarts")) > 0, unit)
+            machine.wait_for(unit, "SubState", "running")
+            assert "Failed with result 'watchdog'" in machine.journal(unit)
+    finally:
+        drop_in.unlink()
+        machine.systemctl("daemon-reload")
+
+
+def _stop_the_worker(machine: Systemd, unit: str) -> bool:
+    """Whether it was there to be stopped: `... is served by pid 17`."""
+    worker = machine.show(unit, "StatusText").rpartition(" ")[2]
+    return worker.isdigit() and machine.run("kill", "-STOP", worker, check=False).returncode == 0
+
+
+def _wait_for_progress(machine: Systemd, home: Path, name: str) -> None:
     """Wait until the application has come further than it is now."""
+    number = home / f"{name}-stop.number"
     before = number.read_text() if number.exists() else ""
-    machine.wait_until(lambda: number.exists() and number.read_text() not in ("", before), f"application-{how}")
+    machine.wait_until(lambda: number.exists() and number.read_text() not in ("", before), f"application-{name}")
 
 
 def test_a_mount_in_use_names_who_uses_it(machine: Systemd, home: Path) -> None:
