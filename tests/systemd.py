@@ -8,8 +8,8 @@
 
 It sees this machine's files read-only, and as its own: /etc, /run, /tmp, /var, /dev, processes, mounts, a part of the
 cgroup tree. No unit of this machine is started but journald: others would empty /tmp, set kernel parameters and so on,
-and the root is read-only in case one is. `home` alone is shared, and may be written to. When the block ends its PID 1 is
-killed, and with it all that it has started; its mounts go with its mount namespace.
+and the root is read-only in case one is. `home` alone is shared, and may be written to. When the block ends its PID 1
+is killed, and with it all that it has started; its mounts go with its mount namespace.
 
 `python -m tests.systemd HOME` is what becomes PID 1: it makes the root, enters it and executes systemd.
 """
@@ -313,7 +313,6 @@ def _become(home: Path) -> None:
         "SYSTEMD_UNIT_PATH": "/etc/systemd/system:/run/systemd/generator",
         "SYSTEMD_GENERATOR_PATH": "/etc/systemd/system-generators",
         "SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/etc/systemd/none",
-        MARK: os.environ[MARK],
     }
     os.execve(MANAGER, [str(MANAGER), "--system", "--unit=ready.target", "--show-status=no"], environment)
 
