@@ -124,13 +124,29 @@ def test_an_application_notices_nothing_of(how: str, machine: Systemd, home: Pat
 def test_an_application_waits_while_the_settings_are_wrong(machine: Systemd, home: Path) -> None:
     """systemd tries again until they are right; it never gives the mount up."""
     with _application(machine, home, "settings") as unit:
-        file = machine.path(f"/etc/tierfs/{unit.removeprefix('tierfs@').removesuffix('.service')}.toml")
+        file = _settings_of(machine, unit)
         right = file.read_text()
         file.write_text("nonsense = true\n" + right)
         assert machine.systemctl("restart", unit, check=False).returncode != 0
         machine.wait_until(lambda: machine.journal(unit).count("the mount is kept") >= 2, unit)
         file.write_text(right)
         machine.wait_for(unit, "ActiveState", "active")
+
+
+def test_a_stop_while_nobody_serves_leaves_an_error_and_not_a_bare_directory(machine: Systemd, home: Path) -> None:
+    place = home / "cut off"
+    with _started(machine, place) as unit:
+        settings = _settings_of(machine, unit)
+        settings.write_text("nonsense = true\n" + settings.read_text())
+        machine.systemctl("restart", unit, check=False)
+        machine.systemctl("stop", unit)
+        assert "Transport endpoint is not connected" in machine.run("ls", str(place), check=False).stderr
+        settings.write_text(settings.read_text().removeprefix("nonsense = true\n"))
+        machine.systemctl("start", unit, check=False)
+        machine.wait_for(unit, "ActiveState", "failed")
+        assert f"run `tierfs umount {place}`" in machine.journal(unit)
+        machine.run("tierfs", "umount", str(place))
+        machine.systemctl("start", unit)
 
 
 def test_an_application_waits_while_a_worker_that_hangs_is_replaced(machine: Systemd, home: Path) -> None:
@@ -145,6 +161,11 @@ def test_an_application_waits_while_a_worker_that_hangs_is_replaced(machine: Sys
     finally:
         drop_in.unlink()
         machine.systemctl("daemon-reload")
+
+
+def _settings_of(machine: Systemd, unit: str) -> Path:
+    """The settings file of a mount, from outside."""
+    return machine.path(f"/etc/tierfs/{unit.removeprefix('tierfs@').removesuffix('.service')}.toml")
 
 
 def _stop_the_worker(machine: Systemd, unit: str) -> bool:
