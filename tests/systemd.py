@@ -7,8 +7,9 @@
         print(systemd.journal("x"))
 
 It sees this machine's files read-only, and as its own: /etc, /run, /tmp, /var, /dev, processes, mounts, a part of the
-cgroup tree. Nothing of it is a unit of this machine but journald. `home` alone is shared, and may be written to. When
-the block ends its PID 1 is killed, and with it all that it has started; its mounts go with its mount namespace.
+cgroup tree. No unit of this machine is started but journald: others would empty /tmp, set kernel parameters and so on,
+and the root is read-only in case one is. `home` alone is shared, and may be written to. When the block ends its PID 1
+is killed, and with it all that it has started; its mounts go with its mount namespace.
 
 `python -m tests.systemd HOME` is what becomes PID 1: it makes the root, enters it and executes systemd.
 """
@@ -191,7 +192,7 @@ def _wait_until_up(process: "subprocess.Popen[bytes]", log: Path) -> Systemd:
                 if (systemd.path("/run/systemd/private")).exists() and _is_up(systemd):
                     return systemd
         if time.monotonic() > deadline:
-            raise AssertionError(f"systemd does not come up: {log.read_text(errors='replace')[-4000:]}")
+            _skip(f"it does not come up: {log.read_text(errors='replace')[-1000:]}")
         time.sleep(0.01)
 
 
@@ -298,6 +299,8 @@ def _fill(root: Path) -> None:
 
 
 def _become(home: Path) -> None:
+    if os.getpid() != 1:
+        sys.exit("this makes another root: it is for PID 1 of new namespaces, as booted() starts it")
     root = _make_root(home)
     _fill(root)
     os.chdir(root)
@@ -310,7 +313,6 @@ def _become(home: Path) -> None:
         "SYSTEMD_UNIT_PATH": "/etc/systemd/system:/run/systemd/generator",
         "SYSTEMD_GENERATOR_PATH": "/etc/systemd/system-generators",
         "SYSTEMD_ENVIRONMENT_GENERATOR_PATH": "/etc/systemd/none",
-        MARK: os.environ[MARK],
     }
     os.execve(MANAGER, [str(MANAGER), "--system", "--unit=ready.target", "--show-status=no"], environment)
 

@@ -84,6 +84,12 @@ def test_a_killed_main_process_is_followed_by_one_that_has_its_descriptors(servi
     assert service.show(_UNIT, "NRestarts") == "2"
 
 
+def test_an_upgrade_of_systemd_itself_keeps_what_is_stored(service: Systemd) -> None:
+    service.systemctl("daemon-reexec")
+    service.kill(_UNIT)
+    _wait_for_next_life(service, 2)
+
+
 def test_the_children_of_a_killed_main_process_do_not_meet_the_next_one(service: Systemd) -> None:
     children = service.path("/proc/self").parent / str(service.main_pid(_UNIT))
     child = int((children / f"task/{service.main_pid(_UNIT)}/children").read_text())

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -31,17 +31,23 @@ class Gathered:
     given: Mapping[str, Given]
 
 
-def gather(config: str | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Gathered:
+def gather(
+    config: str | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, object],
+    shown: Callable[[str], str] | None = None,
+) -> Gathered:
     """Read all sources and validate them together. ConfigError.
 
     `config` is the settings file, else TIERFS_CONFIG names it. `flags` are by the name of the setting; those that
-    were not given are None or empty.
+    were not given are None or empty. `shown` is how a flag is written; as one of `tierfs mount` unless it is said.
     """
+    shown = shown or flag_of
     path = config or environment.get("TIERFS_CONFIG")
     given = {
         **(read_file(path) if path else {}),
         **read_environment(environment),
-        **{name: Given(value, flag_of(name)) for name, value in flags.items() if value not in (None, ())},
+        **{name: Given(value, shown(name)) for name, value in flags.items() if value not in (None, ())},
     }
     given = {name: one for name, one in given.items() if name not in WHERE or one.value != ""}
     settings = settings_from({name: one for name, one in given.items() if name not in WHERE})

@@ -25,7 +25,7 @@ FILESYSTEM_TYPE = "fuse.tierfs"
 MAX_BACKGROUND = (1 << 16) - 1
 READ_AHEAD_KIB = 1024  # as large as one request of libfuse can be
 
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _BACKING_OPEN, _BACKING_CLOSE = 0x4010E501, 0x4004E502  # _IOW(229, 1, struct fuse_backing_map), _IOW(229, 2, uint32_t)
@@ -77,6 +77,13 @@ def mount(options: MountOptions) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def forbid_execution(mountpoint: str, read_only: bool) -> None:
+    """No program on this mount can be executed (noexec). OSError; EPERM without CAP_SYS_ADMIN."""
+    flags = _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | (_MS_RDONLY if read_only else 0)
+    if _libc.mount(None, os.fsencode(mountpoint), None, flags, None):
+        raise _last_error(mountpoint)
 
 
 def unmount(mountpoint: str, lazy: bool = False) -> None:
