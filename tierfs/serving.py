@@ -97,7 +97,7 @@ class Serving:
         here = session.mount_of(self.request)
         if facts.mount != here:
             raise MountError(f"what is mounted is {facts.mount}, not {here}: unmount it first")
-        changed = recover_interrupted(self.parts.tier, self.parts.session.releasing)
+        changed = recover_interrupted(self.parts.tier, self.parts.session.in_hand)
         if changed:
             log.info("recovery changed %d records", changed)
 
@@ -162,7 +162,6 @@ class Serving:
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._go_on(facts) if facts else self._begin(fuse_fd)
-                channel.send(self._line, {"serving": True})
                 await self._run_others(nursery, adapter, slot)
         finally:
             # Where the connection was cut off files are still open; their backing ids went with it. Who goes on with
@@ -179,6 +178,7 @@ class Serving:
         nursery.start_soon(self._listen, nursery.cancel_scope)
         nursery.start_soon(operator.keep_totals)
         await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
+        channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
         await parts.cold_process.ready.wait()
         nursery.start_soon(parts.daemon.run)
         nursery.start_soon(parts.room.run)
