@@ -141,6 +141,7 @@ class Serving:
         """Answer until the mount is taken away or handed over, then stop everything else."""
         parts, settings = self.parts, self.parts.settings
         began = trio.Event()
+        parts.cold_process.keep_lease(True)  # while there is a mount, no other host must find it free
         facts = parts.session.facts
 
         def on_init() -> None:
@@ -193,6 +194,7 @@ class Serving:
         await fuse.serve(fuse_fd)
         log.info("the mount was taken away")
         self.is_gone = True
+        self.parts.cold_process.keep_lease(False)
         self.parts.cold_process.end_soon(_LEAVING_S)
         everything.cancel()
 
