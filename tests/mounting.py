@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +114,46 @@ class Mount:
         mountpoint = str(plan.mountpoint)
         self.control_socket = registry.slot_of(mountpoint) / registry.SOCKET_NAME
         self.client = Client(mountpoint, self.control_socket)
+
+    # -- its processes -------------------------------------------------------------------------------------------
+
+    def processes(self) -> list[int]:
+        """Those that live: the supervisor, the spawner, the worker, its cold process."""
+        return _with_descendants(self.process.pid)
+
+    def kill_worker(self) -> int:
+        """kill -9 of the worker alone: the next one takes over. Its pid."""
+        pid = int(self.status()["worker_pid"])
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def wait_taken_over(self, pid: int) -> None:
+        """Wait until another worker than this one serves, and answers operators."""
+
+        def is_another() -> bool:
+            with suppress(ControlError):
+                return bool(self.status()["worker_pid"] != pid)
+            return False
+
+        self._wait_until(is_another)
+
+    def freeze(self) -> list[int]:
+        """Stop every process of the mount, whoever would start another one first; which these are."""
+        return _stopped(self.process.pid)
+
+    def kill_all(self) -> None:
+        """kill -9 of every process of the mount, at once: nobody is left who would start another one."""
+        pids = self.freeze()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self._wait_until(lambda: all(map(is_gone, pids)))
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_S
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text(errors="replace")[-2000:]
+            time.sleep(0.005)
 
     # -- what an operator does -----------------------------------------------------------------------------------
 
@@ -304,11 +344,7 @@ def _end(mount: Mount) -> None:
     except subprocess.TimeoutExpired:
         problem += " the supervisor did not end"
         _cut_off(mount.path)
-        for child in _children(mount.process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        mount.process.kill()
-        mount.process.wait()
+        mount.kill_all()
     if problem:
         raise AssertionError(f"{mount.path}: {problem}: {mount.log.read_text(errors='replace')[-2000:]}")
 
@@ -332,7 +368,35 @@ def _mounted_below(home: Path) -> list[str]:
     return [line.split(b" ")[4].decode() for line in lines if line.split(b" ")[4].startswith(os.fsencode(home) + b"/")]
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; nobody may have waited for it yet."""
+    return _state(pid) in "ZX"
+
+
+def _state(pid: int) -> str:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return "X"
+    return status.rpartition(b")")[2].split()[0].decode()
+
+
+def _with_descendants(pid: int) -> list[int]:
+    """A process and those that it has started, those that these have started, and so on, where they live."""
+    return [] if is_gone(pid) else [pid, *(one for child in _children(pid) for one in _with_descendants(child))]
+
+
+def _stopped(pid: int) -> list[int]:
+    """The same, and each is stopped before those below it are looked for: there will be no others."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    while (state := _state(pid)) not in "TZX":
+        time.sleep(0.0005)
+    return [pid, *(one for child in _children(pid) for one in _stopped(child))] if state == "T" else []
+
+
 def _children(pid: int) -> list[int]:
     with suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(word) for task in tasks for word in (task / "children").read_text().split()]
     return []

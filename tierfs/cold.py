@@ -236,6 +236,8 @@ class Server:
                 case ("end", number):
                     if number in self._jobs:
                         self._jobs[number].stop.set()
+                case ("keep_lease", is_kept):
+                    self._side.keep_lease(is_kept)
 
     def _run(self, number: int, job: Job, name: str, arguments: tuple[Any, ...], fd: Fd | None) -> None:
         # Whoever hears the answer may count on the file to be closed here: a file that is open is not released.

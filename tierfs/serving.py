@@ -97,7 +97,7 @@ class Serving:
         here = session.mount_of(self.request)
         if facts.mount != here:
             raise MountError(f"what is mounted is {facts.mount}, not {here}: unmount it first")
-        changed = recover_interrupted(self.parts.tier, self.parts.session.releasing)
+        changed = recover_interrupted(self.parts.tier, self.parts.session.in_hand)
         if changed:
             log.info("recovery changed %d records", changed)
 
@@ -141,6 +141,7 @@ class Serving:
         """Answer until the mount is taken away or handed over, then stop everything else."""
         parts, settings = self.parts, self.parts.settings
         began = trio.Event()
+        parts.cold_process.keep_lease(True)  # while there is a mount, no other host must find it free
         facts = parts.session.facts
 
         def on_init() -> None:
@@ -162,7 +163,6 @@ class Serving:
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._go_on(facts) if facts else self._begin(fuse_fd)
-                channel.send(self._line, {"serving": True})
                 await self._run_others(nursery, adapter, slot)
         finally:
             # Where the connection was cut off files are still open; their backing ids went with it. Who goes on with
@@ -179,6 +179,7 @@ class Serving:
         nursery.start_soon(self._listen, nursery.cancel_scope)
         nursery.start_soon(operator.keep_totals)
         await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
+        channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
         await parts.cold_process.ready.wait()
         nursery.start_soon(parts.daemon.run)
         nursery.start_soon(parts.room.run)
@@ -193,6 +194,7 @@ class Serving:
         await fuse.serve(fuse_fd)
         log.info("the mount was taken away")
         self.is_gone = True
+        self.parts.cold_process.keep_lease(False)
         self.parts.cold_process.end_soon(_LEAVING_S)
         everything.cancel()
 

@@ -88,7 +88,7 @@ class Parts:
         self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer, self.session)
         if settings.warm_successor:
             self.filesystem.files.successor = self.filesystem.tree.successor
-        tier.releasing = self._releasing
+        tier.in_hand = self._in_hand
         self.sweeper = Sweeper(tier, cold)
         self.archiver = Archiver(tier, cold, self.sweeper, settings.chunk_size, settings.archive_concurrency)
         self.snapshotter = Snapshotter(tier, cold)
@@ -99,8 +99,8 @@ class Parts:
         self.daemon.after_pass = self.snapshotter.after_pass
         self.scanner = Scanner(tier, cold, self.appeared)
 
-    def _releasing(self, ino: Ino | None) -> None:
-        self.session.releasing = ino
+    def _in_hand(self, ino: Ino | None) -> None:
+        self.session.in_hand = ino
 
     def appeared(self, path: bytes) -> None:
         """A name came into the tree that the kernel may know as missing, perhaps with directories above it."""

@@ -37,7 +37,7 @@ class Order:
     """What to do when a step is reached: `lose` and `keep` are filesystems whose power goes, without and with a sync.
 
     `touch`, `unlink` and `shorten` are paths; with `fails` the effect meets a full catalog; `kill` says which processes
-    of the mount die then.
+    of the mount die then: where only this one does, another one takes its place.
     """
 
     moment: Moment
@@ -136,7 +136,7 @@ def _follow(order: Order) -> None:
     others = _others() if order.kill == "all" else []
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for other in others:
-            os.kill(other, number)  # it must not notice
+            os.kill(other, number)  # none notices that another one is gone
         if number is signal.SIGSTOP and (order.lose or order.keep):
             cut_power(order.lose, order.keep)
     if order.kill:
@@ -146,8 +146,23 @@ def _follow(order: Order) -> None:
 
 
 def _others() -> list[int]:
-    """The worker, or its cold process: whichever this one is not."""
+    """The other processes of the mount: who would start another one comes first, and so is the first to be stopped."""
+    own = os.getpid()
     if "tierfs.cold" in sys.orig_argv:
-        return [os.getppid()]
-    tasks = Path("/proc/self/task").iterdir()
+        below, worker = [], os.getppid()
+    elif "tierfs.worker" in sys.orig_argv:
+        below, worker = _children(own), own
+    else:  # no mount: a rebuild
+        return []
+    spawner = _parent(worker)
+    found = [_parent(spawner), spawner, worker, *below]
+    return [pid for pid in found if pid != own and b"tierfs" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(word) for task in tasks for word in (task / "children").read_text().split()]

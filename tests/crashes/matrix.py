@@ -12,12 +12,14 @@ from itertools import count
 from pathlib import Path
 
 from tests.crashes.arming import Moment, Order
-from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, scenarios
+from tests.crashes.held import Held
+from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, mounts_again, scenarios
 from tests.crashes.scene import Scene, nothing
 from tests.crashes.stage import INTERRUPTED, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
 from tests.crashes.ways import POWER, Way
 from tests.servers import moto
+from tierfs.core.errors import ControlError, StoreError
 from tierfs.stores.catalog import Catalog
 
 #: Points that one stage goes through, one after the other: its tree grows with each.
@@ -73,14 +75,15 @@ def points(ways: Sequence[Way]) -> list[Point]:
 def one_of_each(wanted: Sequence[Point]) -> list[Point]:
     """A point for each step, and for each scenario that has none: what a run has time for that is made every day.
 
-    Ways and moments take turns by a fixed rule: the one that came least often so far.
+    One where the mount ends, and one where it is taken over. Other ways and moments take turns by a fixed rule: the one
+    that came least often so far.
     """
-    candidates: dict[str, list[Point]] = defaultdict(list)
+    candidates: dict[tuple[str, bool], list[Point]] = defaultdict(list)
     for point in wanted:
         if point.scenario.theatre and point.way is not Way.CRASH:
             continue  # each way has stages of its own, and setting them up for a few points is what costs
         if point.step or not (point.scenario.steps or point.scenario.cold_steps):
-            candidates[point.step or point.scenario.name].append(point)
+            candidates[point.step or point.scenario.name, point.way is Way.TAKE_OVER].append(point)
     often: Counter[object] = Counter()
     found = []
     for points_of_step in candidates.values():
@@ -97,7 +100,7 @@ def _moments(scenario: Scenario, step: str, way: Way, is_known: bool) -> tuple[M
     again at the same step, is another thing only where hot names and the catalog both change.
     """
     changes_names = bool(_CHANGES_NAMES & {*scenario.steps})
-    if way is Way.COLD_CRASH and step not in scenario.cold_steps:
+    if step not in {Way.COLD_CRASH: scenario.cold_steps, Way.TAKE_OVER: scenario.steps}.get(way, (step,)):
         return ()
     if way in (Way.HOT_POWER, Way.STATE_POWER) or (way is Way.POWER and is_known):
         # A step that only syncs leaves less to lose than the one before it.
@@ -110,12 +113,12 @@ def _moments(scenario: Scenario, step: str, way: Way, is_known: bool) -> tuple[M
 
 def run(wanted: Sequence[Point]) -> Iterator[Result]:
     """Run points, several stages at a time. DisksMissing, ServerMissing."""
-    groups: dict[tuple[str, bool], list[Point]] = defaultdict(list)
+    groups: dict[tuple[str, bool, bool], list[Point]] = defaultdict(list)
     for point in wanted:
-        groups[point.scenario.theatre, point.way in POWER].append(point)
-    chains = [chain for (theatre, _), group in groups.items() for chain in _cut(group, theatre)]
+        groups[point.scenario.theatre, point.way in POWER, point.way is Way.TAKE_OVER].append(point)
+    chains = [chain for (theatre, *_), group in groups.items() for chain in _cut(group, theatre)]
     with contextlib.ExitStack() as exits:
-        theatres = _Theatres(exits, has_server=any(theatre == S3 for theatre, _ in groups))
+        theatres = _Theatres(exits, has_server=any(theatre == S3 for theatre, *_ in groups))
         pool = exits.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="stage"))
         exits.callback(theatres.close)  # who interrupts this waits for the points that are under way, not for all
         for results in pool.map(lambda chain: _run_chain(chain, theatres), chains):
@@ -161,36 +164,45 @@ def _run_chain(chain: Sequence[Point], theatres: _Theatres) -> list[Result]:
     while len(results) < len(chain) and not theatres.are_closed:
         with stage(theatres.of(chain[0])) as one:
             one.start()
-            scenes: list[Scene] = []
+            held = Held(one) if chain[0].way is Way.TAKE_OVER else None
+            scenes = [held.scene] if held else []
             while len(results) < len(chain) and not theatres.are_closed:
                 point = chain[len(results)]
                 try:
-                    _run_point(one, point, scenes)
+                    _run_point(one, point, scenes, held)
                 except Exception as error:
                     results.append(Result(point, f"{type(error).__name__}: {error}\n{one.log()}"))
                     break
                 results.append(Result(point))
             else:
                 try:
-                    _finish(one, scenes)
+                    _finish(one, scenes, held)
                 except Exception as error:
                     results[-1] = Result(point, f"at the end: {type(error).__name__}: {error}\n{one.log()}")
     return results
 
 
-def _run_point(one: Stage, point: Point, scenes: list[Scene]) -> None:
+def _run_point(one: Stage, point: Point, scenes: list[Scene], held: Held | None) -> None:
     scene = Scene(one, f"s{len(scenes)}")
     scenes.append(scene)
-    scenario = point.scenario
-    scenario.prepare(scene)
+    allowed = _be_taken_over(one, point, scenes, held) if held else _be_ended(one, point, scene)
+    point.scenario.settle(scene)
+    _compare(one, scenes, allowed)
+    findings = one.mount.check()
+    assert not findings, f"check: {findings}"
+
+
+def _be_ended(one: Stage, point: Point, scene: Scene) -> list[Tree]:
+    """Go through a point after which there is another mount, or another cold process; what the tree may be."""
+    point.scenario.prepare(scene)
     one.sync()
     met = one.orders.give(_order(one, point)) if point.step else None
     has_returned = False
     with contextlib.suppress(*INTERRUPTED):
-        scenario.act(scene)
+        point.scenario.act(scene)
         has_returned = True
     if met is None:
-        scenario.sync(scene)
+        point.scenario.sync(scene)
         one.cut_power()
     else:
         one.wait_until(lambda: not met.exists(), "the step was reached")
@@ -202,17 +214,44 @@ def _run_point(one: Stage, point: Point, scenes: list[Scene]) -> None:
         if point.way in POWER:
             one.replug()
         one.start()
-    scenario.settle(scene)
-    _compare(one, scenes, _allowed(point, scene.tree, has_returned))
-    findings = one.mount.check()
-    assert not findings, f"check: {findings}"
+    return _allowed(point, scene.tree, has_returned)
+
+
+def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held) -> list[Tree]:
+    """Go through a point after which there is another worker; what the tree must be.
+
+    Calls of applications return what they would have returned. Those of operators end with the connection, and are
+    made again.
+    """
+    *_, scene = scenes
+    scenario = point.scenario
+    with contextlib.ExitStack() as exits:
+        if not mounts_again(scenario):
+            exits.callback(held.close)
+            held.open()
+        scenario.prepare(scene)
+        worker = one.worker()
+        meanwhile, wanted = _allowed(point, scene.tree, False), _allowed(point, scene.tree, True)
+        met = one.orders.give(_order(one, point))
+        try:
+            scenario.act(scene)
+        except (ControlError, StoreError):
+            one.wait_taken_over(worker)
+            _compare(one, scenes, meanwhile)
+            scenario.act(scene)
+        one.wait_until(lambda: not met.exists(), "the step was reached")
+        one.wait_taken_over(worker)
+        one.orders.withdraw()
+        if not mounts_again(scenario):
+            held.look()
+    return wanted
 
 
 def _order(one: Stage, point: Point) -> Order:
     hot, state, bucket = _places(one)
     kept = {Way.HOT_POWER: (state,), Way.STATE_POWER: (hot,)}.get(point.way, ())
     lost = tuple(place for place in (hot, state, bucket) if place not in kept) if point.way in POWER else ()
-    kill = "all" if point.way in POWER or (_is_cold(point) and point.way is Way.CRASH) else "this"
+    kill = "this" if point.way in (Way.COLD_CRASH, Way.TAKE_OVER) else "all"
     return Order(point.moment, point.step, kill, lose=lost, keep=kept)  # type: ignore[arg-type]
 
 
@@ -268,8 +307,12 @@ def _placed(name: str, tree: Tree) -> Tree:
     return {os.path.normpath(f"{name}/{path}"): what for path, what in tree.items()}
 
 
-def _finish(one: Stage, scenes: Sequence[Scene]) -> None:
+def _finish(one: Stage, scenes: Sequence[Scene], held: Held | None) -> None:
     """All of it goes cold and reads right; then the bucket owes nothing, and has nothing that is not known."""
+    if held:  # of a mount that has had many workers, and of the next mount
+        _compare(one, scenes, [scenes[-1].tree])
+        one.stop()
+        one.start()
     one.mount.release_all()
     one.mount.evict()
     said = differences(one.look(), _whole(scenes))

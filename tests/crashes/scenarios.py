@@ -7,7 +7,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.crashes.arming import Order
 from tests.crashes.scene import (
@@ -24,8 +24,9 @@ from tests.crashes.scene import (
     renamed,
 )
 from tests.crashes.stage import INTERRUPTED
-from tests.crashes.ways import POWER, Way
+from tests.crashes.ways import POWER, WITHOUT_TAKE_OVER, Way
 from tests.mounting import MountFailed
+from tierfs.core.reports import Verb
 from tierfs.stores.hot import RENAME_EXCHANGE, _renameat2
 from tierfs.stores.s3_answers import TransferSizes
 
@@ -55,7 +56,8 @@ class Scenario:
 
     `steps` are those of the worker, `cold_steps` those of the cold process, in no order. After a crash the tree is as
     before, as after (`effect`), or one of `halves`; after a power cut it may be one of `undone` as well. After
-    `sync` it is as after, whatever happens. Scenarios of one `theatre` are played on stages of their own.
+    `sync`, and where the next worker has taken over, it is as after, whatever happens. Scenarios of one `theatre` are
+    played on stages of their own.
     """
 
     name: str
@@ -75,7 +77,12 @@ class Scenario:
 def scenarios() -> list[Scenario]:
     """All of them."""
     usual = [*_archives(), *_releases(), *_restores(), *_names(), *_renames(), *_bucket(), *_recoveries()]
-    return [*usual, *_first_mounts(), *_multiparts(), *_snapshots(), *_rebuilds(), *_leases()]
+    return [*usual, *_take_overs(), *_first_mounts(), *_multiparts(), *_snapshots(), *_rebuilds(), *_leases()]
+
+
+def mounts_again(scenario: Scenario) -> bool:
+    """Whether the mount of a scenario ends over it, and another one begins: nobody can hold a file open."""
+    return scenario.act is _pass_again
 
 
 # -- archive -----------------------------------------------------------------------------------------------------
@@ -559,7 +566,7 @@ def _crashed(prepare: Act, act: Act, step: str, afterwards: Act = _nothing) -> A
 
     def prepared(scene: Scene) -> None:
         prepare(scene)
-        scene.give(Order("before", step, kill="this"))
+        scene.give(Order("before", step, kill="all"))
         with suppress(*INTERRUPTED):
             act(scene)
         scene.stage.wait_dead()
@@ -595,7 +602,7 @@ def _recoveries() -> list[Scenario]:
 
     over = _crashed(_two("cold", "hot"), _rename("f", "g"), "rename_cold.unlink", follow)
     renaming = _crashed(mirrored, _rename("f", "g"), "rename.follow", follow)
-    return [
+    recoveries = [
         Scenario(
             "recover an archive", _crashed(hot, archive, "archive.sync_catalog"), _mount_once, ("recover.commit",)
         ),
@@ -631,6 +638,37 @@ def _recoveries() -> list[Scenario]:
             ("recover.forget",),
         ),
     ]
+    return [replace(scenario, ways=WITHOUT_TAKE_OVER) for scenario in recoveries]
+
+
+def _take_overs() -> list[Scenario]:
+    """A worker is killed over a call, and the next one while it settles what the first one has left."""
+
+    def case(prepare: Act, act: Act, killed_before: str, *steps: str, effect: Change = nothing) -> Scenario:
+        def prepare_kill(scene: Scene) -> None:
+            prepare(scene)
+            scene.give(Order("before", killed_before, kill="this"))
+
+        name = f"take over from one that died before {killed_before}"
+        return Scenario(name, prepare_kill, act, steps, effect=effect, ways=(Way.TAKE_OVER,))
+
+    def file(residency: str) -> Act:
+        return lambda scene: scene.file("f", residency)
+
+    def move(verb: Verb) -> Act:
+        return lambda scene: scene.move(verb, "f")
+
+    there = renamed("f", "g")
+    followed = ("recover.follow", "identity.commit")
+    replaced = ("recover.unlink", "recover.sync_names", "recover.spare")
+    return [
+        case(file("hot"), move("archive"), "archive.sync_catalog", "recover.commit"),
+        case(file("mirrored"), move("release"), "release.unlink", "recover.commit"),
+        case(file("cold"), move("restore"), "restore.commit", "recover.commit"),
+        case(file("mirrored"), _rename("f", "g"), "rename.follow", *followed, effect=there),
+        case(file("mirrored"), _rename("f", "g"), "rename.name", "recover.withdraw", effect=there),
+        case(_two("cold", "hot"), _rename("f", "g"), "rename_cold.unlink", *replaced, effect=there),
+    ]
 
 
 # -- the first mount, with objects in the bucket -----------------------------------------------------------------
@@ -649,7 +687,11 @@ def _first_mounts() -> list[Scenario]:
         _mount_once(scene)
 
     steps = ("catalog.create", "catalog.checkpoint", "scan.adopt", "scan.complete")
-    return [Scenario("find what is in the bucket", prepare, mount_without_state, steps, theatre="scan")]
+    return [
+        Scenario(
+            "find what is in the bucket", prepare, mount_without_state, steps, ways=WITHOUT_TAKE_OVER, theatre="scan"
+        )
+    ]
 
 
 # -- uploads in parts, to a server -------------------------------------------------------------------------------

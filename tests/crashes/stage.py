@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.crashes import arming
 from tests.crashes.disks import Disk, disks
 from tests.crashes.trees import Tree, look
-from tests.mounting import Mount, MountFailed, Plan, directory
+from tests.mounting import Mount, MountFailed, Plan, directory, is_gone
 from tierfs.core.config import MountRequest, Settings
 from tierfs.core.errors import ControlError, StoreError, StoreUnavailable
 from tierfs.mount import kernel, launch, supervisor
@@ -23,6 +23,8 @@ CHUNK_SIZE = 4096
 #: How long, in seconds, something may take on a busy machine before the test fails.
 PATIENCE_S = 60.0
 _PAUSE_S = 0.003
+#: The supervisor, to whom no worker ends quickly: they are killed one after the other, and there would be pauses.
+_SUPERVISOR = f"import sys, {supervisor.__name__} as one; one._QUICK_S = 0.0; sys.exit(one.main())"
 _SETTINGS = {
     "chunk_size": CHUNK_SIZE,
     "auto_archive": False,
@@ -86,8 +88,7 @@ class Stage:
             process.wait()
             self._clear_away()
             raise MountFailed(process.returncode, str(report))
-        worker = int(report["serving"])
-        self._pids = [worker, *_children(worker)]
+        self._pids = self._mount.processes()
 
     def stop(self) -> None:
         """Unmount, and wait until all is gone."""
@@ -115,23 +116,36 @@ class Stage:
 
     def kill(self) -> None:
         """kill -9 of every process of the mount, from outside."""
-        self._signal(signal.SIGKILL)
+        self._kill(self.mount.freeze())
 
     def cut_power(self) -> None:
         """The power goes, of all disks; no process of the mount notices."""
-        self._signal(signal.SIGSTOP)
+        frozen = self.mount.freeze()
         arming.cut_power(tuple(str(disk.mountpoint) for disk in self.disks), ())
-        self.kill()
+        self._kill(frozen)
 
-    def _signal(self, number: signal.Signals) -> None:
-        for pid in self._pids:
+    def _kill(self, frozen: list[int]) -> None:
+        """kill -9; where the supervisor is dead already, of those that it had."""
+        for pid in frozen or self._pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, number)
+                os.kill(pid, signal.SIGKILL)
 
     def wait_dead(self) -> None:
         """Wait until a mount that was killed is gone, and clear away what it left in the kernel."""
         if self._mount is not None:
             self._wait_gone()
+
+    def worker(self) -> int:
+        """The pid of who serves the mount."""
+        return int(self.mount.status()["worker_pid"])
+
+    def wait_taken_over(self, worker: int) -> None:
+        """Wait until another worker serves, and nothing is left of the one that was killed."""
+        self.mount.wait_taken_over(worker)
+        for pid in self._pids:
+            if pid not in self.mount.processes():
+                self.wait_until(lambda pid=pid: is_gone(pid), f"process {pid} is gone")
+        self._pids = self.mount.processes()
 
     def wait_for_cold_process(self) -> None:
         """Wait until a cold process that was killed is there again."""
@@ -144,7 +158,7 @@ class Stage:
             return True
 
         self.wait_until(answers, "the cold process is there again")
-        self._pids = [self._pids[0], *_children(self._pids[0])]
+        self._pids = self.mount.processes()
 
     def replug(self) -> None:
         """Give the disks their power back."""
@@ -165,7 +179,6 @@ class Stage:
         """Whatever state it is in: no mount, no process."""
         if self._mount is not None:
             self.kill()
-            self._mount.process.kill()
             self._wait_gone()
 
     def _environment(self) -> Mapping[str, str]:
@@ -174,7 +187,7 @@ class Stage:
     def _wait_gone(self) -> None:
         self.mount.process.wait(PATIENCE_S)
         for pid in self._pids:
-            self.wait_until(lambda pid=pid: _is_gone(pid), f"process {pid} is gone")
+            self.wait_until(lambda pid=pid: is_gone(pid), f"process {pid} is gone")
         self._clear_away()
 
     def _clear_away(self) -> None:
@@ -222,7 +235,7 @@ def _start_supervisor(
     """What `tierfs mount` starts, without the command: the process, and the line that it reports."""
     reading, writing = os.pipe()
     with os.fdopen(reading) as reports:
-        command = [sys.executable, "-m", supervisor.__name__, str(writing)]
+        command = [sys.executable, "-c", _SUPERVISOR, str(writing)]
         with log.open("ab") as out:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=out, stderr=out, pass_fds=[writing], env=dict(environment)
@@ -232,23 +245,6 @@ def _start_supervisor(
         with process.stdin as stdin:
             stdin.write(json.dumps(launch.message_of(request)).encode())
         return process, reports.readline()
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task")
-    try:
-        return [int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _is_gone(pid: int) -> bool:
-    """Whether a process has ended; nobody may have waited for it yet."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return True
-    return status.rpartition(b")")[2].split()[0] in (b"Z", b"X")
 
 
 #: What a call may meet when the mount goes away under it.

@@ -1,17 +1,22 @@
-"""A mount that has several lives: it is killed, and made again over what it left; its store can be made to fail."""
+"""A mount that has several lives: it is killed, and made again over what it left; its store can be made to fail.
+
+Its worker alone is killed, too, which is no end: the next one takes over.
+"""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from tests.faults import Fault, Kind
 from tests.mounting import Mount, Plan, directory, mounted
 from tests.proxy import Proxy, in_front_of
 from tests.servers import rclone
-from tierfs.core.errors import ControlError
+from tierfs.core.errors import ControlError, StoreUnavailable
 
 _BUCKET = "model"
 _METHODS = {"put": "PUT", "get": "GET", "head": "HEAD", "copy": "PUT", "delete": "DELETE"}
@@ -28,6 +33,10 @@ _FLAGS = (
     "--settle=0s",
 )
 _MILLISECOND = 0.001
+#: How long, in seconds, it may take until another worker answers on a busy machine.
+_PATIENCE_S = 120.0
+
+T = TypeVar("T")
 
 
 class Lives:
@@ -38,17 +47,41 @@ class Lives:
         self._proxy = proxy
         self._life = ExitStack()
         self.mount: Mount = self._life.enter_context(mounted(plan))
+        self._killer: threading.Timer | None = None
 
     def kill_during(self, call: Callable[[], object], patience: int) -> None:
-        """Let a call run for `patience` milliseconds, then kill -9 the worker, and mount again. OSError is let go."""
+        """Let a call run for `patience` milliseconds, then kill -9 the whole mount, and mount again.
+
+        OSError is let go.
+        """
         thread = threading.Thread(target=_quietly, args=(call,))
         thread.start()
         thread.join(patience * _MILLISECOND)
-        os.kill(self.mount.status()["worker_pid"], signal.SIGKILL)
+        self.mount.kill_all()
         thread.join()
-        self.mount.process.wait()
         self.end()
         self.mount = self._life.enter_context(mounted(self._plan))
+
+    def kill_worker_in(self, patience: int) -> None:
+        """kill -9 the worker in so many milliseconds, whatever is under way then."""
+        self._wait_killed()
+        worker = int(self.answered(self.mount.status)["worker_pid"])
+        self._killer = threading.Timer(patience * _MILLISECOND, _kill, (worker,))
+        self._killer.start()
+
+    def answered(self, call: Callable[[], T]) -> T:
+        """What an operator is told; who was cut off because the worker was killed asks the next one."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return call()
+            except (ControlError, StoreUnavailable):
+                assert time.monotonic() < deadline, self.mount.log.read_text(errors="replace")[-2000:]
+                time.sleep(_MILLISECOND)
+
+    def _wait_killed(self) -> None:
+        if self._killer:
+            self._killer.join()
 
     def fail(self, operation: str, after_effect: bool) -> None:
         """Let the next request of a kind fail, with or without having been carried out."""
@@ -64,6 +97,7 @@ class Lives:
 
     def end(self) -> None:
         """Take the mount away."""
+        self._wait_killed()
         self._life.close()
 
 
@@ -78,6 +112,11 @@ def lives(*flags: str) -> Iterator[Lives]:
             yield one
         finally:
             one.end()
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # the whole mount was killed before
+        os.kill(pid, signal.SIGKILL)
 
 
 def _quietly(call: Callable[[], object]) -> None:

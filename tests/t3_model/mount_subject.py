@@ -18,7 +18,8 @@ _AT_FDCWD = -100
 #: How long, in seconds, deletions and renames may take to reach the bucket.
 _PATIENCE_S = 120.0
 
-_DEATHS = 1  # in one example: each costs a second
+#: In one example: each costs a second; and the next worker takes as long until the bucket answers.
+_DEATHS, _TAKE_OVERS = 1, 3
 
 _VERBS: dict[str, Verb] = {"archive": "archive", "release": "release", "restore": "restore"}
 
@@ -32,7 +33,7 @@ class MountSubject:
 
     def __init__(self, lives: Lives) -> None:
         self._lives = lives
-        self._deaths_left = _DEATHS
+        self._deaths_left, self._take_overs_left = _DEATHS, _TAKE_OVERS
         MountSubject._made += 1
         self._inside = b"example-%d" % MountSubject._made
         self._root = os.path.join(os.fsencode(self._mount.path), self._inside)
@@ -48,7 +49,7 @@ class MountSubject:
         self.restart()
         shutil.rmtree(self._root)
         deadline = time.monotonic() + _PATIENCE_S
-        while findings := self._mount.check():
+        while findings := self._lives.answered(lambda: self._mount.check()):
             assert time.monotonic() < deadline, findings
             time.sleep(0.1)
 
@@ -141,11 +142,11 @@ class MountSubject:
     # -- what tierfs does ----------------------------------------------------------------------------------------
 
     def move(self, verb: str, path: bytes) -> bool:
-        (outcome,) = self._mount.outcomes(_VERBS[verb], join(self._inside, path))
+        (outcome,) = self._lives.answered(lambda: self._mount.outcomes(_VERBS[verb], join(self._inside, path)))
         return outcome.result != "failed"
 
     def evict(self) -> None:
-        self._mount.evict()
+        self._lives.answered(lambda: self._mount.evict())
 
     def sweep(self) -> None:
         """The policy daemon of the mount does it all the time."""
@@ -175,8 +176,14 @@ class MountSubject:
                 os.close(fd)
         self._open.clear()
 
+    def kill_worker_in(self, patience: int) -> None:
+        """Have the worker killed in some milliseconds, as often as an example can afford; all goes on."""
+        if self._take_overs_left:
+            self._take_overs_left -= 1
+            self._lives.kill_worker_in(patience)
+
     def die_in(self, effects: int, is_power_cut: bool, call: Callable[[], object]) -> bool:
-        """Let the worker be killed some milliseconds after a call began, as often as an example can afford."""
+        """Let the whole mount be killed some milliseconds after a call began, as often as an example can afford."""
         if not self._deaths_left:
             with contextlib.suppress(OSError):
                 call()

@@ -4,7 +4,6 @@ import ctypes
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -81,20 +80,26 @@ def cached(mount: Mount, name: str) -> int:
 
 
 def test_a_worker_that_is_killed_loses_no_chunk() -> None:
-    """kill -9; the next mount has the chunks, checks them, and asks the store for none of them."""
+    """kill -9; the next worker has the chunks, checks them, and asks the store for none of them; so the next mount."""
     with directory() as home:
         plan = Plan(home)
         with mounted(plan) as mount:
             mount.make_cold(mount.path / "file", CONTENT)
             assert (mount.path / "file").read_bytes() == CONTENT
             wait_until(lambda: cached(mount, "file") == len(CONTENT))
-            os.kill(mount.status()["worker_pid"], signal.SIGKILL)
-            wait_until(lambda: mount.process.poll() is not None)
+            mount.wait_taken_over(mount.kill_worker())
+            is_read_from_the_cache(mount)
+            mount.kill_all()
         with mounted(plan) as mount:
-            assert cached(mount, "file") == len(CONTENT)
-            before = mount.downloaded()
-            assert (mount.path / "file").read_bytes() == CONTENT
-            assert mount.downloaded() == before
+            is_read_from_the_cache(mount)
+
+
+def is_read_from_the_cache(mount: Mount) -> None:
+    wait_until(lambda: mount.status()["cold_pid"])
+    assert cached(mount, "file") == len(CONTENT)
+    before = mount.downloaded()
+    assert read_directly(mount.path / "file", 0, len(CONTENT)) == CONTENT
+    assert mount.downloaded() == before
 
 
 def test_evict_empties_it_all_or_for_one_file() -> None:

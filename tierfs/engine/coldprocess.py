@@ -48,7 +48,7 @@ class ColdProcess:
         self._numbers = count()
         self._waiting: dict[int, _Waiting] = {}
         self._line: _Line | None = None
-        self._was_ready = is_known
+        self._was_ready = self._is_lease_kept = is_known
         self.ready = trio.Event()  # once; it may be gone again
         self._scope = trio.CancelScope()
 
@@ -70,6 +70,12 @@ class ColdProcess:
             raise
         assert waiting.result is not None
         return waiting.result.unwrap()
+
+    def keep_lease(self, is_kept: bool) -> None:
+        """Whether the mount goes on when the process ends, and its lease with it: then that is not given back."""
+        self._is_lease_kept = is_kept
+        if self._line:
+            self._line.send(("keep_lease", is_kept))
 
     # -- the process ---------------------------------------------------------------------------------------------
 
@@ -116,6 +122,7 @@ class ColdProcess:
 
     async def _talk(self, line: "_Line", task_status: trio.TaskStatus[None]) -> None:
         line.send(("configuration", self._configuration))
+        line.send(("keep_lease", self._is_lease_kept))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.send_backlog)
             async for message in line:

@@ -220,6 +220,11 @@ class ColdSide:
             self._cache.drop(damaged)
         return len(damaged)
 
+    def keep_lease(self, is_kept: bool) -> None:
+        """Whether another process goes on with the lease when this one ends."""
+        if self._keeper:
+            self._keeper.is_kept = is_kept
+
     def close(self) -> None:
         """Close store and cache."""
         self._cache.close()

@@ -25,15 +25,15 @@ def recover(tier: Tier) -> int:
     return settle(tier)
 
 
-def recover_interrupted(tier: Tier, releasing: Ino | None) -> int:
+def recover_interrupted(tier: Tier, in_hand: Ino | None) -> int:
     """recover() for who goes on at once where another worker died: only what that may have had in its hands.
 
-    `releasing` is the file whose hot bytes it was about to drop.
+    `in_hand` is the file whose hot bytes it was about to drop, or to replace.
     """
     finish_renames(tier)
     finish_removals(tier)
     found = [record for residency in sorted(TRANSIENT) for record in tier.catalog.records(residency)]
-    record = tier.catalog.get_by_ino(releasing) if releasing is not None else None
+    record = tier.catalog.get_by_ino(in_hand) if in_hand is not None else None
     return sum(tier.recover(one) is not one.residency for one in [*found, *filter(None, [record])])
 
 

@@ -43,7 +43,7 @@ class Tier:
         self.open_files = OpenFiles()
         self.numbers = Numbers(catalog, os.fstat(hot.root), lambda ino: self.is_claimed(ino))
         self.is_claimed: Callable[[Ino], bool] = lambda _ino: False
-        self.releasing: Callable[[Ino | None], None] = lambda _ino: None  # told before hot bytes go, and (None) after
+        self.in_hand: Callable[[Ino | None], None] = lambda _ino: None  # told whose hot bytes go or come, None: no more
         self.failures: dict[bytes, tuple[int, int, str]] = {}  # path: failures in a row, next try, the last reason
         self.pins = Pins(catalog, settings.pins)
         self._cancels: dict[Ino, Callable[[], None]] = {}
@@ -189,7 +189,7 @@ class Tier:
             raise NotEligible("replaced while its object was looked at")
         st = self.hot.lstat(path)
         cold = _changed(record, Event.RELEASED, attributes=self.hot.attributes(path, st), restored_ns=0)
-        self.releasing(record.ino)
+        self.in_hand(record.ino)
         self._commit("release.commit", cold)
         try:
             with self.hot.keeping_directory_times(path), step("release.unlink"):
@@ -197,7 +197,7 @@ class Tier:
         except OSError:
             self._commit("release.undo", record)
             raise
-        self.releasing(None)
+        self.in_hand(None)
         self.numbers.freed(st)
         self.failures.pop(path, None)
         return cold

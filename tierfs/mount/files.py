@@ -135,8 +135,10 @@ class Files:
             now_ns = self._tier.now()
             apply_attributes(fd, record.attributes)
             os.utime(fd, ns=(record.attributes.atime_ns, now_ns))
+            self._tier.in_hand(record.ino)
             with naming(self._tier, record.ino, fd):
                 self._tier.replaced(path, fd)
+            self._tier.in_hand(None)
             self._came_back(record.ino)
             return self._open_hot(path, flags)
         finally:

@@ -28,7 +28,7 @@ VERSION = 1
 SIZE = 1 << 30
 
 _MAGIC = int.from_bytes(b"tierfs-s", "little")
-_VERSION_WORD, _USED_WORD, _FACTS_LENGTH_WORD, _BACKING_WORD, _RELEASING_WORD, _LIVES_WORD = 1, 2, 3, 4, 5, 6
+_VERSION_WORD, _USED_WORD, _FACTS_LENGTH_WORD, _BACKING_WORD, _IN_HAND_WORD, _LIVES_WORD = 1, 2, 3, 4, 5, 6
 _FACTS = 64
 _INFLIGHT, _INFLIGHT_END = 64 << 10, (64 + 512) << 10
 _FIRST = 1 << 20
@@ -155,13 +155,13 @@ class Session:
         self._words[_BACKING_WORD] = backing_id
 
     @property
-    def releasing(self) -> Ino | None:
-        """The file whose hot bytes are just being dropped."""
-        return Ino(self._words[_RELEASING_WORD]) or None
+    def in_hand(self) -> Ino | None:
+        """The file whose hot bytes are just being dropped, or replaced."""
+        return Ino(self._words[_IN_HAND_WORD]) or None
 
-    @releasing.setter
-    def releasing(self, ino: Ino | None) -> None:
-        self._words[_RELEASING_WORD] = ino or 0
+    @in_hand.setter
+    def in_hand(self, ino: Ino | None) -> None:
+        self._words[_IN_HAND_WORD] = ino or 0
 
     @property
     def take_overs(self) -> int:

@@ -113,6 +113,7 @@ class LeaseKeeper:
         self._is_exact = True
         self._refusal: Refusal | None = None
         self._trouble = "it was not asked for yet"
+        self.is_kept = False  # another process of this mount goes on with it
         if self._was_held():  # the process before this one died
             self._start()
 
@@ -158,12 +159,13 @@ class LeaseKeeper:
         return self.report()
 
     def end(self, is_idle: bool) -> None:
-        """Write nothing any more, and give the lease back when no request is under way (`is_idle`)."""
+        """Write nothing any more, and give the lease back: not while a request is under way, nor one that is kept."""
         self._ended.set()
         self._is_decided.set()
         with self._lock:
             term, self._term = self._term, None
-            if self._lease and self._refusal is None and is_idle and term and term.covers(self._clocks()):
+            is_free = is_idle and not self.is_kept
+            if self._lease and self._refusal is None and is_free and term and term.covers(self._clocks()):
                 try:
                     free = replace(renewed(self._lease, _mark(), self._clocks()[1]), is_free=True)
                     with step("lease.free"):
