@@ -149,7 +149,6 @@ class Serving:
             began.set()
 
         adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init)
-        slot = self._register()
         try:
             init_request = facts.init_request if facts else b""
             wishes = tap.Wishes(self._wants_passthrough(), not settings.shared_hot, init_request)
@@ -163,7 +162,7 @@ class Serving:
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._go_on(facts) if facts else self._begin(fuse_fd)
-                await self._run_others(nursery, adapter, slot)
+                await self._run_others(nursery, adapter)
         finally:
             # Where the connection was cut off files are still open; their backing ids went with it. Who goes on with
             # the mount has them.
@@ -172,13 +171,13 @@ class Serving:
             if self.is_gone:
                 registry.unregister(self.request["mountpoint"])
 
-    async def _run_others(self, nursery: trio.Nursery, adapter: fuse.Adapter, slot: Path) -> None:
+    async def _run_others(self, nursery: trio.Nursery, adapter: fuse.Adapter) -> None:
         parts = self.parts
         parts.snapshotter.begin()
         operator = self._operator(adapter)
         nursery.start_soon(self._listen, nursery.cancel_scope)
         nursery.start_soon(operator.keep_totals)
-        await nursery.start(control.serve, operator, slot / registry.SOCKET_NAME)
+        await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME)
         channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
         await parts.cold_process.ready.wait()
         nursery.start_soon(parts.daemon.run)
