@@ -1,0 +1,155 @@
+"""Who kills the worker, or has it replaced, at random moments; and how long it takes until the next one answers."""
+
+import itertools
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.exercise.team import Failure
+from tests.mounting import Mount
+from tests.storm.stalls import Stalls
+from tierfs.admin import registry
+
+#: What `how` may be, and the share of upgrades among all strikes.
+HOW = {"kill": 0.0, "upgrade": 1.0, "both": 0.5}
+#: How long, in seconds, the next worker may take to be there on a busy machine before the run fails.
+_PATIENCE_S = 120.0
+#: Of so many kills one is followed by another one as soon as the next worker is there, whether it serves yet or not.
+_AGAIN_EVERY = 6
+#: What an upgrade is asked for with: by turns.
+_SIGNAL, _COMMAND = "SIGHUP", "tierfs upgrade"
+_POLL_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A mount as who strikes it sees it: by what is registered of it, without asking anybody who may be dead."""
+
+    mountpoint: Path
+    supervisor_pid: int
+
+    @classmethod
+    def of(cls, mount: Mount) -> "Target":
+        """A mount that serves."""
+        return cls(mount.path, mount.process.pid)
+
+    def worker_pid(self) -> int:
+        """The worker that registered last; it may be dead. Failure when the mount is not registered."""
+        for one in registry.mounts():
+            if one.mountpoint == str(self.mountpoint):
+                return one.worker_pid
+        raise Failure(f"{self.mountpoint} is not registered any more")
+
+    def wait_for_another(self, old: int) -> None:
+        """Until a worker other than `old` is registered. Failure."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.worker_pid() == old:
+            if not Path(f"/proc/{self.supervisor_pid}").exists():
+                raise Failure("the supervisor is gone")
+            if time.monotonic() > deadline:
+                raise Failure(f"no worker came in the place of {old}")
+            time.sleep(_POLL_S)
+
+    def wait_for_an_answer(self, name: str) -> None:
+        """Ask for a name that the kernel cannot know. Failure: the answer is not that it is missing."""
+        try:
+            os.lstat(self.mountpoint / name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise Failure(f"a name was looked up after a strike, and that failed: {error}") from error
+        raise Failure(f"{name} is there")
+
+
+class Striker:
+    """Strikes a mount `count` times, on average every `between_s` seconds; what it does when follows from the seed."""
+
+    def __init__(self, target: Target, count: int, how: str, seed: str, between_s: float = 2.0) -> None:
+        self.done: Counter[str] = Counter()
+        self.stalls = Stalls()
+        self.error: Exception | None = None
+        self._target = target
+        self._count = count
+        self._chance = random.Random(f"{seed}/strikes")
+        self._upgrades = HOW[how]
+        self._between_s = between_s
+        self._names = (f"never-there-{number}" for number in itertools.count())
+        self._asked_with = itertools.cycle((_SIGNAL, _COMMAND))
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return not self._thread.is_alive()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Strike until all is done or the block ends. Failure: a take-over did not come about."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._is_stopped.set()
+            self._thread.join(_PATIENCE_S)
+        if self.error:
+            raise self.error
+        if not self.is_over:
+            raise Failure("who strikes got no answer")
+
+    def _work(self) -> None:
+        try:
+            for _ in range(self._count):
+                pause_s = self._chance.expovariate(1 / self._between_s)
+                if self._is_stopped.wait(min(max(pause_s, self._between_s / 20), 4 * self._between_s)):
+                    return
+                strike: Callable[[], None] = self._upgrade if self._chance.random() < self._upgrades else self._kill
+                strike()
+        except Exception as error:
+            self.error = error
+
+    def _kill(self) -> None:
+        self._kill_once()
+        if self._chance.randrange(_AGAIN_EVERY) == 0:
+            self._kill_once()
+        began = time.monotonic()
+        self._target.wait_for_an_answer(next(self._names))
+        self.stalls.add("after a kill", time.monotonic() - began)
+
+    def _kill_once(self) -> None:
+        """Kill the worker, and wait until there is another one."""
+        began, pid = time.monotonic(), self._target.worker_pid()
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [])
+        finally:
+            os.close(process)
+        self.done["killed"] += 1
+        self._target.wait_for_another(pid)
+        self.stalls.add("kill to registered", time.monotonic() - began)
+
+    def _upgrade(self) -> None:
+        began, pid = time.monotonic(), self._target.worker_pid()
+        how = next(self._asked_with)
+        if how == _SIGNAL:
+            os.kill(self._target.supervisor_pid, signal.SIGHUP)
+        else:
+            command = [sys.executable, "-m", "tierfs", "upgrade", str(self._target.mountpoint)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+            if done.returncode:
+                raise Failure(f"{how} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        self._target.wait_for_another(pid)
+        self._target.wait_for_an_answer(next(self._names))
+        self.done[f"upgraded by {how}"] += 1
+        self.stalls.add("upgrade, all of it", time.monotonic() - began)
