@@ -14,8 +14,8 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
 #: Of so many appends one is followed by a look at what was written last, and by fdatasync(2).
 _READ_EVERY = 32
 _SYNC_EVERY = 256
-#: Segments that operators know of: two minutes of them.
-_NAMED = 200
+#: Names go round.
+_NAMES = _SEGMENTS_KEPT + 2
 
 
 class Appender(Player):
@@ -25,7 +25,7 @@ class Appender(Player):
 
     @classmethod
     def names(cls) -> list[str]:
-        return [os.fsdecode(_name(number)) for number in range(_NAMED)]
+        return [os.fsdecode(_name(number)) for number in range(_NAMES)]
 
     def make_directories(self) -> None:
         super().make_directories()
@@ -51,14 +51,15 @@ class Appender(Player):
             self._compare_whole(path)
 
     def settle(self) -> None:
-        os.close(self._fd)
-        os.close(self._reader)
+        while self._opened:
+            os.close(self._opened.pop())
 
     def _begin(self) -> None:
         name = _name(self._number)
         self._note("begin", None, name)
         self._fd = self._timed("metadata", lambda: os.open(self._at(name), _FLAGS, 0o644))
         self._reader = self._timed("metadata", lambda: os.open(self._at(name), os.O_RDONLY))
+        self._opened = [self._fd, self._reader]
         self._handle: Handle = self._model.open(name, _FLAGS, 0o644)
 
     def _look_back(self) -> None:
@@ -79,4 +80,4 @@ class Appender(Player):
 
 
 def _name(number: int) -> bytes:
-    return b"%08d.log" % number
+    return b"%08d.log" % (number % _NAMES)

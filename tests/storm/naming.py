@@ -19,7 +19,7 @@ _PATHS = (*_TOP, *_TOP, *_MIDDLE, *_MIDDLE, *_LOW)
 _XATTRS = (b"user.one", b"user.two", b"user.three")
 _MODES = (0o600, 0o640, 0o644, 0o755)
 _LARGEST = 6000
-_CHANGES = {"create": 24, "write": 8, "rename": 14, "link": 8, "unlink": 14, "mkdir": 12, "rmdir": 6, "symlink": 4}
+_CHANGES = {"create": 30, "write": 8, "rename": 14, "link": 8, "unlink": 14, "mkdir": 8, "rmdir": 8, "symlink": 8}
 _ATTRIBUTES = {"chmod": 6, "truncate": 4, "setxattr": 6, "getxattr": 4, "removexattr": 4}
 _WEIGHTS = _CHANGES | _ATTRIBUTES | {"readlink": 2, "list": 8, "stat": 12, "read": 6}
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
@@ -100,7 +100,7 @@ class Namer(Player):
             self._call("link", lambda: os.link(old, new), lambda: model.link(source, target), source, target)
 
     def _unlink(self) -> None:
-        path = self._path("any")
+        path = self._path(self._random.choice(("file", "file", "symlink", "any")))
         self._call("unlink", lambda: os.unlink(self._at(path)), lambda: self._model.unlink(path), path)
 
     def _mkdir(self) -> None:
@@ -199,12 +199,16 @@ class Namer(Player):
 
     # -- choosing ------------------------------------------------------------------------------------------------
 
-    def _path(self, kind: str = "") -> bytes:
-        """Any path; with a kind, three times of four one that is there and is of that kind."""
-        if kind and self._random.random() < 0.75:
-            there = [path for path, node in self._model.nodes.items() if path and kind in ("any", node.kind)]
-            if there:
-                return self._random.choice(there)
+    def _path(self, kind: str = "new") -> bytes:
+        """Any path; three times of four one of that kind: for "new" one that could be made, for "any" one that is."""
+        if self._random.random() < 0.75:
+            nodes = self._model.nodes
+            if kind == "new":
+                fit = [path for path in _PATHS if path not in nodes and self._is(path.rpartition(b"/")[0], "directory")]
+            else:
+                fit = [path for path, node in nodes.items() if path and kind in ("any", node.kind)]
+            if fit:
+                return self._random.choice(fit)
         return self._random.choice(_PATHS)
 
     def _is(self, path: bytes, kind: str) -> bool:

@@ -146,7 +146,6 @@ def _struck(storm: Storm, mount: Mount, players: Team) -> Result:
     result.operations, result.counts = players.operations, players.counts()
     result.stalls = Stalls.together([answer["stalls"] for answer in players.answers()])
     result.notes += [f"not moved: {count} x {why}" for why, count in result.operators.refused.most_common()]
-    result.notes += [f"unusual: {line}" for line in result.operators.unusual]
     return result
 
 

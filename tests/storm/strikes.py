@@ -119,16 +119,18 @@ class Striker:
             self.error = error
 
     def _kill(self) -> None:
-        self._kill_once()
+        killed = self._kill_once()
         if self._chance.randrange(_AGAIN_EVERY) == 0:
-            self._kill_once()
+            self._target.wait_for_another(killed)
+            killed = self._kill_once()
         began = time.monotonic()
         self._target.wait_for_an_answer(next(self._names))
-        self.stalls.add("after a kill", time.monotonic() - began)
+        self.stalls.add("kill to answer", time.monotonic() - began)
+        self._target.wait_for_another(killed)
 
-    def _kill_once(self) -> None:
-        """Kill the worker, and wait until there is another one."""
-        began, pid = time.monotonic(), self._target.worker_pid()
+    def _kill_once(self) -> int:
+        """Kill the worker, and wait until it is dead: nothing that is asked from now on is answered by it."""
+        pid = self._target.worker_pid()
         process = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(process, signal.SIGKILL)
@@ -136,8 +138,7 @@ class Striker:
         finally:
             os.close(process)
         self.done["killed"] += 1
-        self._target.wait_for_another(pid)
-        self.stalls.add("kill to registered", time.monotonic() - began)
+        return pid
 
     def _upgrade(self) -> None:
         began, pid = time.monotonic(), self._target.worker_pid()
@@ -152,4 +153,4 @@ class Striker:
         self._target.wait_for_another(pid)
         self._target.wait_for_an_answer(next(self._names))
         self.done[f"upgraded by {how}"] += 1
-        self.stalls.add("upgrade, all of it", time.monotonic() - began)
+        self.stalls.add("upgrade, whole", time.monotonic() - began)

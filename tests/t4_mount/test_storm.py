@@ -1,8 +1,10 @@
 """Workers die and are replaced while applications go on: the short form of `python -m tests.storm`."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +34,9 @@ def test_applications_outlive_workers(mode: str, record_property: Callable[[str,
         assert result.operations > 0
 
 
-def played(root: Path, role: str, seed: str = "7") -> object:
-    player = ROLES[role](root, seed)
+def played(root: Path, role: str) -> Any:
+    """An application that did something in a plain directory, and has files open."""
+    player = ROLES[role](root, "7")
     player.make_directories()
     for _ in range(_STEPS):
         player.step()
@@ -45,10 +48,7 @@ def test_an_application_is_content_with_a_local_filesystem(role: str, tmp_path: 
     """What it expects of a mount is what a plain directory does; and what it does follows from its seed."""
     seen = []
     for name in ("one", "again"):
-        player = ROLES[role](tmp_path / name, "7")
-        player.make_directories()
-        for _ in range(_STEPS):
-            player.step()
+        player = played(tmp_path / name, role)
         player.verify()
         player.settle()
         player.verify()
@@ -63,3 +63,55 @@ def contents(root: Path) -> dict[str, object]:
         str(path.relative_to(root)): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
         for path in there
     }
+
+
+def change_a_byte(player: Any) -> None:
+    """In the shadow of the largest file that has a name."""
+    node = max((player._model.nodes[path] for path in player._model.paths("file")), key=lambda one: len(one.data))
+    node.data[len(node.data) // 2] ^= 1
+
+
+def change_an_orphan(player: Any) -> None:
+    """In the shadow of a file that is only held open."""
+    data = max((handle.node.data for _, handle in player._held), key=len)
+    data[len(data) // 2] ^= 1
+
+
+def lose_a_name(player: Any) -> None:
+    os.unlink(player._at(b"stable-123"))
+
+
+def lose_a_lock(player: Any) -> None:
+    player._flocked ^= {1}
+
+
+@pytest.mark.parametrize(
+    ("role", "break_it"),
+    [
+        *((role, change_a_byte) for role in ("appender", "mapper", "namer", "reader", "orphans", "everything")),
+        *(("orphans", change_an_orphan), ("lister", lose_a_name), ("locker", lose_a_lock)),
+    ],
+)
+def test_what_differs_from_its_shadow_is_noticed(role: str, break_it: Callable[[Any], None], tmp_path: Path) -> None:
+    player = played(tmp_path / "files", role)
+    try:
+        break_it(player)
+        with pytest.raises(Mismatch):
+            player.verify()
+    finally:
+        player.settle()
+
+
+def test_the_longest_stall_is_told_exactly() -> None:
+    """And what several processes counted is one table."""
+    one, other = Stalls(), Stalls()
+    for milliseconds in range(1, 100):
+        one.add("write", milliseconds / 1000)
+    other.add("write", 0.2345)
+    other.add("read", 0.001)
+    both = Stalls.together([json.loads(json.dumps(some.to_json())) for some in (one, other)])
+    assert both.count("write") == 100
+    assert both.quantile_s("write", 1.0) == 0.2345
+    assert both.quantile_s("write", 0.5) == pytest.approx(0.05, rel=0.05)
+    assert both.quantile_s("list", 0.5) == 0.0
+    assert [line.split()[0] for line in both.table().splitlines()] == ["kind", "read", "write"]
