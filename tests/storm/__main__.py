@@ -3,6 +3,7 @@
 import argparse
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tests.exercise.command import Progress, verdict
@@ -32,10 +33,9 @@ def main() -> int:
 
     def work(progress: Progress, keep: Path) -> str:
         mode = MODES[given.mode]
-        strikes = Storm(
-            given.kills, given.seed, mode, given.how, given.between, given.seconds, given.roles, keep, progress
-        )
-        return str(run(strikes))
+        storm = Storm(given.kills, given.seed, mode, given.how, given.between, given.seconds)
+        storm = replace(storm, roles=given.roles, keep=keep, progress=progress)
+        return str(run(storm))
 
     return verdict(given.seed, work)
 

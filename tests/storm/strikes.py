@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from tests.mounting import Mount
 from tests.storm.stalls import Stalls
 from tierfs.admin import registry
 
-#: What `how` may be, and the share of upgrades among all strikes.
-HOW = {"kill": 0.0, "upgrade": 1.0, "both": 0.5}
+#: What `how` may be, and what is done by turns.
+HOW = {"kill": ("kill",), "upgrade": ("upgrade",), "both": ("kill", "upgrade")}
 #: How long, in seconds, the next worker may take to be there on a busy machine before the run fails.
 _PATIENCE_S = 120.0
 #: Of so many kills one is followed by another one as soon as the next worker is there, whether it serves yet or not.
@@ -79,9 +79,8 @@ class Striker:
         self.stalls = Stalls()
         self.error: Exception | None = None
         self._target = target
-        self._count = count
         self._chance = random.Random(f"{seed}/strikes")
-        self._upgrades = HOW[how]
+        self._ways = itertools.islice(itertools.cycle(HOW[how]), count)
         self._between_s = between_s
         self._names = (f"never-there-{number}" for number in itertools.count())
         self._asked_with = itertools.cycle((_SIGNAL, _COMMAND))
@@ -100,8 +99,8 @@ class Striker:
         try:
             yield
         finally:
-            self._is_stopped.set()
-            self._thread.join(_PATIENCE_S)
+            self._is_stopped.set()  # after a failure it may wait for an answer until the mount is taken away
+        self._thread.join(_PATIENCE_S)
         if self.error:
             raise self.error
         if not self.is_over:
@@ -109,12 +108,14 @@ class Striker:
 
     def _work(self) -> None:
         try:
-            for _ in range(self._count):
+            for way in self._ways:
                 pause_s = self._chance.expovariate(1 / self._between_s)
                 if self._is_stopped.wait(min(max(pause_s, self._between_s / 20), 4 * self._between_s)):
                     return
-                strike: Callable[[], None] = self._upgrade if self._chance.random() < self._upgrades else self._kill
-                strike()
+                if way == "upgrade":
+                    self._upgrade()
+                else:
+                    self._kill()
         except Exception as error:
             self.error = error
 
