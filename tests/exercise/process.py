@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +67,7 @@ def serve(
                 f"{error}" if isinstance(error, Mismatch) else f"{traceback.format_exc()}\n{application.history(None)}"
             )
             sys.stderr.writelines(f"{line}\n" for line in application.everything_remembered())
-            _answer({"failure": told})
+            _answer({"failure": f"{datetime.now():%F %T.%f} {told}"})
             signal.pause()  # nothing is closed: the mount is looked at as it is
         _answer({"operations": application.operations, "counts": application.counts} | more())
 

@@ -144,8 +144,11 @@ def _struck(storm: Storm, mount: Mount, players: Team) -> Result:
     def progress() -> None:
         storm.progress(f"{time.monotonic() - began:.0f} s, {players.operations} operations, {dict(striker.done)}")
 
-    with result.operators.at_work(mount, storm.names(), storm.seed, count=2), striker.at_work():
-        players.run_while(is_on, _BATCH, progress)
+    try:
+        with result.operators.at_work(mount, storm.names(), storm.seed, count=2), striker.at_work():
+            players.run_while(is_on, _BATCH, progress)
+    finally:
+        (mount.plan.home / "evidence" / "strikes").write_text("\n".join(striker.diary))
     result.seconds = time.monotonic() - began
     result.operations, result.counts = players.operations, players.counts()
     result.stalls = Stalls.together([answer["stalls"] for answer in players.answers()])

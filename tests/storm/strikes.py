@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from tests.exercise.team import Failure
 from tests.mounting import Mount
-from tests.storm.stalls import Stalls
+from tests.storm.stalls import Stalls, in_words
 from tierfs.admin import registry
 
 #: What `how` may be, and what is done by turns.
@@ -77,6 +78,7 @@ class Striker:
     def __init__(self, target: Target, count: int, how: str, seed: str, between_s: float = 2.0) -> None:
         self.done: Counter[str] = Counter()
         self.stalls = Stalls()
+        self.diary: list[str] = []
         self.error: Exception | None = None
         self._target = target
         self._chance = random.Random(f"{seed}/strikes")
@@ -128,6 +130,7 @@ class Striker:
         self._target.wait_for_an_answer(next(self._names))
         self.stalls.add("kill to answer", time.monotonic() - began)
         self._target.wait_for_another(killed)
+        self._write_down(f"worker {self._target.worker_pid()} answered after {in_words(time.monotonic() - began)}")
 
     def _kill_once(self) -> int:
         """Kill the worker, and wait until it is dead: nothing that is asked from now on is answered by it."""
@@ -139,11 +142,13 @@ class Striker:
         finally:
             os.close(process)
         self.done["killed"] += 1
+        self._write_down(f"worker {pid} is dead")
         return pid
 
     def _upgrade(self) -> None:
         began, pid = time.monotonic(), self._target.worker_pid()
         how = next(self._asked_with)
+        self._write_down(f"worker {pid} is to be replaced, by {how}")
         if how == _SIGNAL:
             os.kill(self._target.supervisor_pid, signal.SIGHUP)
         else:
@@ -155,3 +160,8 @@ class Striker:
         self._target.wait_for_an_answer(next(self._names))
         self.done[f"upgraded by {how}"] += 1
         self.stalls.add("upgrade, whole", time.monotonic() - began)
+        self._write_down(f"worker {self._target.worker_pid()} answered after {in_words(time.monotonic() - began)}")
+
+    def _write_down(self, what: str) -> None:
+        """With the time as the log of the mount has it."""
+        self.diary.append(f"{datetime.now():%F %T.%f} {what}")
