@@ -89,9 +89,9 @@ class Namer(Player):
 
     def _rename(self) -> None:
         source, model = self._path("any"), self._model
-        target = self._new(_FILES if source in _FILES else _DIRECTORIES)
+        target = self._new(_FILES if _is_of_file(source) else _DIRECTORIES)
         flags = self._random.choice((0, 0, 0, NOREPLACE, EXCHANGE))
-        if flags == EXCHANGE and (source in _FILES) != (target in _FILES):
+        if flags == EXCHANGE and _is_of_file(source) != _is_of_file(target):
             flags = NOREPLACE
         old, new = os.fsdecode(self._at(source)), os.fsdecode(self._at(target))
         done = (lambda: rename2(old, new, flags), lambda: model.rename(source, target, flags))
@@ -231,3 +231,7 @@ class Namer(Player):
         """Do it to the mount, and the same to the model. None where both refuse."""
         self._note(what, self._model.nodes.get(path), path, *rest)
         return self._both(lambda: self._timed("metadata", real), modelled)
+
+
+def _is_of_file(path: bytes) -> bool:
+    return path.rpartition(b"/")[2].startswith(b"f")
