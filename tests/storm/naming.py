@@ -23,6 +23,8 @@ _LARGEST = 6000
 _CHANGES = {"create": 30, "write": 8, "rename": 14, "link": 8, "unlink": 14, "mkdir": 6, "rmdir": 10, "symlink": 8}
 _ATTRIBUTES = {"chmod": 6, "truncate": 4, "setxattr": 6, "getxattr": 4, "removexattr": 4}
 _WEIGHTS = _CHANGES | _ATTRIBUTES | {"readlink": 2, "list": 8, "stat": 12, "read": 6}
+#: What waits for the bytes of a file that is cold.
+_RESTORING = ("link", "truncate")
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
@@ -83,7 +85,7 @@ class Namer(Player):
             self._cut(path, 0)
 
     def _append(self, fd: int, path: bytes, data: bytes) -> None:
-        count = self._timed("write", lambda: os.write(fd, data))
+        count = self._timed("may restore", lambda: os.write(fd, data))
         self._expect(count == len(data), None, f"{count} of {len(data)} bytes were written to {path!r}")
         self._model.nodes[path].data.extend(data)
 
@@ -230,7 +232,8 @@ class Namer(Player):
     ) -> _T | None:
         """Do it to the mount, and the same to the model. None where both refuse."""
         self._note(what, self._model.nodes.get(path), path, *rest)
-        return self._both(lambda: self._timed("metadata", real), modelled)
+        kind = "may restore" if what in _RESTORING else "metadata"
+        return self._both(lambda: self._timed(kind, real), modelled)
 
 
 def _is_of_file(path: bytes) -> bool:
