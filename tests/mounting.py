@@ -315,7 +315,7 @@ def _wait_until_serving(mount: Mount) -> None:
         if status is not None:
             raise MountFailed(status, mount.log.read_text(errors="replace"))
         with suppress(ControlError):
-            if _is_mounted(mount.path) and _answers(mount):
+            if _is_mounted(mount.path) and is_answering(mount):
                 mount.seconds_to_serve = time.monotonic() - started
                 mount.status()
                 return
@@ -324,8 +324,8 @@ def _wait_until_serving(mount: Mount) -> None:
         time.sleep(0.01)
 
 
-def _answers(mount: Mount) -> bool:
-    """Whether somebody listens; httpx leaves a socket to the garbage collector when nobody does."""
+def is_answering(mount: Mount) -> bool:
+    """Whether somebody listens: httpx leaves a socket to the garbage collector when nobody does."""
     with socket.socket(socket.AF_UNIX) as probe, registry.short_path(mount.control_socket) as name:
         return probe.connect_ex(name) == 0
 
