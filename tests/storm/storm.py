@@ -21,7 +21,7 @@ from tests.storm.process import ROLES
 from tests.storm.stalls import Stalls
 from tests.storm.strikes import Striker, Target
 from tests.t4_mount.modes import wait_until, wait_until_all_is_closed
-from tierfs.core.errors import TierfsError
+from tierfs.core.errors import StoreUnavailable, TierfsError
 
 PROCESS = "tests.storm.process"
 _BATCH = 100
@@ -186,8 +186,22 @@ def _expect_all_can_go(mount: Mount) -> None:
         time.sleep(0.1)
 
 
+def wait_until_the_store_answers(mount: Mount) -> None:
+    """After a strike the process that talks to the store is started again, and nobody waits for it."""
+
+    def answers() -> bool:
+        try:
+            mount.check()
+        except StoreUnavailable:
+            return False
+        return True
+
+    wait_until(answers)
+
+
 def _expect_order(mount: Mount) -> None:
     """`tierfs check` finds nothing, also deep. Failure."""
+    wait_until_the_store_answers(mount)
     wait_until_clean(mount)
     wait_until(lambda: mount.status()["errors"]["files"] == {})
     expect_nothing_found(mount)

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from tests.mounting import directory
+from tests.storm.storm import wait_until_the_store_answers
 from tests.storm.strikes import Striker, Target
 from tests.t5_apps.conftest import MakeMount, need
 from tests.t5_apps.test_broker import broker, ordered
@@ -124,4 +125,5 @@ def test_a_broker_outlives_workers(how: str, make_mount: MakeMount) -> None:
             again = asyncio.run(read_again(url, story.published))
         assert again.errors == []
         assert again.consumed == story.published
+        wait_until_the_store_answers(mount)
         print(f"{story.published} messages, {dict(striker.done)}\n{striker.stalls.table()}")
