@@ -1,6 +1,9 @@
 """A log: small appends, one after the other, into segments that are read back, kept for a while and removed."""
 
 import os
+import resource
+import time
+from pathlib import Path
 from typing import ClassVar
 
 from tests.model import Handle
@@ -35,8 +38,7 @@ class Appender(Player):
     def _act(self) -> None:
         data = self._data(_RECORD)
         self._note("append", self._handle.node, len(self._handle.node.data))
-        count = self._timed("hot write", lambda: os.write(self._fd, data))
-        self._expect(count == _RECORD, self._handle, f"{count} bytes were appended")
+        self._expect(self._append(data) == _RECORD, self._handle, "less was appended")
         self._handle.write(0, data)
         if self.operations % _READ_EVERY == 0:
             self._look_back()
@@ -53,6 +55,16 @@ class Appender(Player):
     def settle(self) -> None:
         while self._opened:
             os.close(self._opened.pop())
+
+    def _append(self, data: bytes) -> int:
+        """Counted twice: by itself the first one of a file, and those that others took the processor from."""
+        before, began = _preemptions(), time.perf_counter()
+        count = os.write(self._fd, data)
+        took_s = time.perf_counter() - began
+        which = "preempted" if _preemptions() != before else "further" if self._handle.node.data else "first"
+        for kind in ("hot write", f"hot write, {which}"):
+            self.stalls.add(self.prefix + kind, took_s)
+        return count
 
     def _begin(self) -> None:
         name = _name(self._number)
@@ -77,6 +89,23 @@ class Appender(Player):
             self._note("unlink", self._model.nodes[oldest], oldest)
             self._timed("metadata", lambda: os.unlink(self._at(oldest)))
             self._model.unlink(oldest)
+
+
+class Control(Appender):
+    """The same in a plain directory beside the mount: what the machine and its disk do to appends by themselves."""
+
+    prefix: ClassVar[str] = "plain "
+
+    def __init__(self, root: Path, seed: str) -> None:
+        super().__init__(root.parents[1] / f"plain-{root.name}", seed)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return []
+
+
+def _preemptions() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def _name(number: int) -> bytes:

@@ -14,7 +14,7 @@ _MAPPING = {"load": 90, "store": 90, "map": 8, "unmap": 6, "open": 8, "close": 8
 class _Habitual(Application):
     """An application whose calls are all of one kind."""
 
-    pause_s: ClassVar[float] = 0.002
+    pause_s: ClassVar[float] = 0.005
     kind: ClassVar[str]
     habits: ClassVar[Habits]
 

@@ -31,7 +31,7 @@ class _Held:
 class Lister(Player):
     """A name that is there all the time is shown exactly once; one that never was, never (POSIX, readdir)."""
 
-    pause_s: ClassVar[float] = 0.005
+    pause_s: ClassVar[float] = 0.01
 
     def make_directories(self) -> None:
         super().make_directories()

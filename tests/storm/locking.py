@@ -20,7 +20,7 @@ _CHANGE_EVERY = 40
 class Locker(Player):
     """Holds flock and POSIX locks through one descriptor, and asks through another one who holds them."""
 
-    pause_s: ClassVar[float] = 0.005
+    pause_s: ClassVar[float] = 0.02
 
     def make_directories(self) -> None:
         super().make_directories()

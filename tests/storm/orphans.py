@@ -22,7 +22,7 @@ _CHANGE_EVERY = 150
 class Orphans(Player):
     """Files on a shelf rest, and may go cold; now and then one loses its name while it is open, and is used on."""
 
-    pause_s: ClassVar[float] = 0.003
+    pause_s: ClassVar[float] = 0.005
 
     @classmethod
     def names(cls) -> list[str]:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.exercise.process import serve
-from tests.storm.appending import Appender
+from tests.storm.appending import Appender, Control
 from tests.storm.habitual import Everything, Mapper
 from tests.storm.listing import Lister
 from tests.storm.locking import Locker
@@ -21,6 +21,7 @@ from tests.storm.reading import Reader
 
 ROLES: dict[str, type[Player] | type[Mapper] | type[Everything]] = {
     "appender": Appender,
+    "control": Control,
     "mapper": Mapper,
     "namer": Namer,
     "orphans": Orphans,

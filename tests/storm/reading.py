@@ -18,7 +18,7 @@ _PAGE = 4096
 class Reader(Player):
     """Reads at random and in order; what the kernel keeps of the file is dropped before most reads."""
 
-    pause_s: ClassVar[float] = 0.004
+    pause_s: ClassVar[float] = 0.006
 
     @classmethod
     def names(cls) -> list[str]:

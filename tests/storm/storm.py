@@ -30,6 +30,8 @@ _FLAGS = ("--auto-archive", "--warm-after", "1s", "--cold-after", "3s", "--polic
 #: Why a file stays hot when nobody has it open: everything else is a file that is counted open for ever.
 _MAY_STAY = re.compile(r"it has .* hard links|it is empty|(it is )?not a regular file|it is a (directory|symlink).*")
 _PATIENCE_S = 60.0
+#: Between two orders of an operator, seconds.
+_PAUSE_S = 0.03
 #: Descriptors of the supervisor that may come and go.
 _FEW = 3
 
@@ -65,6 +67,7 @@ class PersistentOperators(Operators):
         self.unanswered = 0
 
     def _move(self, mount: Mount, names: Sequence[str], chance: Any) -> None:
+        time.sleep(_PAUSE_S)
         try:
             if is_answering(mount):
                 super()._move(mount, names, chance)
@@ -72,7 +75,6 @@ class PersistentOperators(Operators):
         except TierfsError:
             pass
         self.unanswered += 1
-        time.sleep(0.02)
 
 
 @dataclass(slots=True)
