@@ -24,7 +24,7 @@ from tierfs.admin import registry
 #: What `how` may be, and what is done by turns.
 HOW = {"kill": ("kill",), "upgrade": ("upgrade",), "both": ("kill", "upgrade")}
 #: How long, in seconds, the next worker may take to be there on a busy machine before the run fails.
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 #: Of so many kills one is followed by another one as soon as the next worker is there, whether it serves yet or not.
 _AGAIN_EVERY = 6
 #: What an upgrade is asked for with: by turns.

@@ -24,13 +24,16 @@ _STEPS = 600
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.mount
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES)
 def test_applications_outlive_workers(mode: str, record_property: Callable[[str, object], None]) -> None:
     """Killed three times and replaced twice, no call fails, and every result is a local filesystem's."""
     try:
         with needing_passthrough():
-            result = run(Storm(strikes=5, mode=mode, how="both", between_s=0.5, is_remounted=False))
+            roles = sorted(ROLES.keys() - {"control"})
+            storm = Storm(strikes=5, mode=mode, how="both", between_s=0.3, is_remounted=False, roles=roles)
+            result = run(storm)
     except ServerMissing as missing:
         require(False, str(missing))
     record_property("storm", str(result))
