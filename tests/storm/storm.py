@@ -206,9 +206,19 @@ def wait_until_the_store_answers(mount: Mount) -> None:
 
 
 def _expect_order(mount: Mount) -> None:
-    """`tierfs check` finds nothing, also deep. Failure."""
-    wait_until_the_store_answers(mount)
-    wait_until_clean(mount)
+    """`tierfs check` finds nothing, also deep. Failure.
+
+    rclone answers a listing with nonsense while what it lists is being removed: it is asked again.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            wait_until_clean(mount)
+            break
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
     wait_until(lambda: mount.status()["errors"]["files"] == {})
     expect_nothing_found(mount)
 
