@@ -11,6 +11,7 @@ nothing is mounted and no process is left.
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -315,13 +316,19 @@ def _wait_until_serving(mount: Mount) -> None:
         if status is not None:
             raise MountFailed(status, mount.log.read_text(errors="replace"))
         with suppress(ControlError):
-            if _is_mounted(mount.path) and mount.status():
+            if _is_mounted(mount.path) and is_answering(mount):
                 mount.seconds_to_serve = time.monotonic() - started
                 mount.status()
                 return
         if time.monotonic() > deadline:
             raise AssertionError(f"the mount does not serve: {mount.log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.01)
+
+
+def is_answering(mount: Mount) -> bool:
+    """Whether somebody listens to operators."""
+    with socket.socket(socket.AF_UNIX) as probe, registry.short_path(mount.control_socket) as name:
+        return probe.connect_ex(name) == 0
 
 
 def _end(mount: Mount) -> None:

@@ -143,7 +143,7 @@ def run(soak: Soak) -> Result:
                 players.each("verify")
                 players.each("settle")
                 wait_until_clean(mount)
-                _check(mount)
+                expect_nothing_found(mount)
         return result
 
 
@@ -181,7 +181,7 @@ def _play_until(soak: Soak, players: Team, began: float, end: float) -> None:
     players.each("settle")
 
 
-def _check(mount: Mount) -> None:
+def expect_nothing_found(mount: Mount) -> None:
     """`tierfs check` as an operator runs it, with a look into the objects where it has one. Failure."""
     command = [sys.executable, "-m", "tierfs", "check"]
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout

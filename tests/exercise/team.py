@@ -82,6 +82,10 @@ class Team:
             together.update(answer["counts"])
         return together
 
+    def answers(self) -> list[dict[str, Any]]:
+        """The last answer of each."""
+        return list(self._answers.values())
+
     def each(self, what: str) -> None:
         """Let all do something, and wait for it. Failure."""
         self._work({member.name: iter([{"do": what}]) for member in self._members}, lambda: None)
@@ -133,14 +137,19 @@ class Team:
 
 
 @contextmanager
-def team(root: Path, seed: str, habits: Sequence[str], evidence: Path) -> Iterator[Team]:
-    """An application for each of these habits, in root/a0 and so on. They end with the block."""
+def team(
+    root: Path, seed: str, habits: Sequence[str], evidence: Path, module: str = "tests.exercise.process"
+) -> Iterator[Team]:
+    """An application for each of these habits, in root/a0 and so on. They end with the block.
+
+    `module` is what runs as their process.
+    """
     members: list[Member] = []
     try:
         for number, habit in enumerate(habits):
             name, own_seed = f"a{number}", f"{seed}/{number}"
             note = evidence / f"{name}.operation"
-            command = [sys.executable, "-m", "tests.exercise.process", str(root / name), own_seed, habit, str(note)]
+            command = [sys.executable, "-m", module, str(root / name), own_seed, habit, str(note)]
             with (evidence / f"{name}.log").open("ab") as log:
                 process = subprocess.Popen(
                     command,

@@ -1,6 +1,9 @@
 """A log: small appends, one after the other, into segments that are read back, kept for a while and removed."""
 
 import os
+import resource
+import time
+from pathlib import Path
 from typing import ClassVar
 
 from tests.model import Handle
@@ -14,8 +17,8 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
 #: Of so many appends one is followed by a look at what was written last, and by fdatasync(2).
 _READ_EVERY = 32
 _SYNC_EVERY = 256
-#: Segments that operators know of: two minutes of them.
-_NAMED = 200
+#: Names go round.
+_NAMES = _SEGMENTS_KEPT + 2
 
 
 class Appender(Player):
@@ -25,7 +28,7 @@ class Appender(Player):
 
     @classmethod
     def names(cls) -> list[str]:
-        return [os.fsdecode(_name(number)) for number in range(_NAMED)]
+        return [os.fsdecode(_name(number)) for number in range(_NAMES)]
 
     def make_directories(self) -> None:
         super().make_directories()
@@ -35,8 +38,7 @@ class Appender(Player):
     def _act(self) -> None:
         data = self._data(_RECORD)
         self._note("append", self._handle.node, len(self._handle.node.data))
-        count = self._timed("hot write", lambda: os.write(self._fd, data))
-        self._expect(count == _RECORD, self._handle, f"{count} bytes were appended")
+        self._expect(self._append(data) == _RECORD, self._handle, "less was appended")
         self._handle.write(0, data)
         if self.operations % _READ_EVERY == 0:
             self._look_back()
@@ -51,14 +53,25 @@ class Appender(Player):
             self._compare_whole(path)
 
     def settle(self) -> None:
-        os.close(self._fd)
-        os.close(self._reader)
+        while self._opened:
+            os.close(self._opened.pop())
+
+    def _append(self, data: bytes) -> int:
+        """Counted twice: by itself the first one of a file, and those that others took the processor from."""
+        before, began = _preemptions(), time.perf_counter()
+        count = os.write(self._fd, data)
+        took_s = time.perf_counter() - began
+        which = "preempted" if _preemptions() != before else "further" if self._handle.node.data else "first"
+        for kind in ("hot write", f"hot write, {which}"):
+            self.stalls.add(self.prefix + kind, took_s)
+        return count
 
     def _begin(self) -> None:
         name = _name(self._number)
         self._note("begin", None, name)
         self._fd = self._timed("metadata", lambda: os.open(self._at(name), _FLAGS, 0o644))
         self._reader = self._timed("metadata", lambda: os.open(self._at(name), os.O_RDONLY))
+        self._opened = [self._fd, self._reader]
         self._handle: Handle = self._model.open(name, _FLAGS, 0o644)
 
     def _look_back(self) -> None:
@@ -78,5 +91,22 @@ class Appender(Player):
             self._model.unlink(oldest)
 
 
+class Control(Appender):
+    """The same in a plain directory beside the mount: what the machine and its disk do to appends by themselves."""
+
+    prefix: ClassVar[str] = "plain "
+
+    def __init__(self, root: Path, seed: str) -> None:
+        super().__init__(root.parents[1] / f"plain-{root.name}", seed)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return []
+
+
+def _preemptions() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
 def _name(number: int) -> bytes:
-    return b"%08d.log" % number
+    return b"%08d.log" % (number % _NAMES)

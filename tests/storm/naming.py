@@ -2,26 +2,29 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
 from tests.storm.player import Player
 from tests.t4_mount.operations import EXCHANGE, NOREPLACE, rename2
+from tierfs.stores.hot import join
 
 _T = TypeVar("_T")
 
-_TOP = [b"t%d" % number for number in range(8)]
-_MIDDLE = [top + b"/m%d" % number for top in _TOP for number in range(4)]
-_LOW = [middle + b"/l%d" % number for middle in _MIDDLE for number in range(2)]
-_PATHS = (*_TOP, *_TOP, *_MIDDLE, *_MIDDLE, *_LOW)
+# A name is one of files (and symlinks) or one of directories: some stores cannot hold both p and p/q at any time.
+_TOP = [b"d%d" % number for number in range(5)]
+_DIRECTORIES = (*_TOP, *(top + b"/e%d" % number for top in _TOP for number in range(3)))
+_FILES = tuple(join(parent, b"f%d" % number) for parent in (b"", *_DIRECTORIES) for number in range(4))
 _XATTRS = (b"user.one", b"user.two", b"user.three")
 _MODES = (0o600, 0o640, 0o644, 0o755)
 _LARGEST = 6000
-_CHANGES = {"create": 24, "write": 8, "rename": 14, "link": 8, "unlink": 14, "mkdir": 12, "rmdir": 6, "symlink": 4}
+_CHANGES = {"create": 30, "write": 8, "rename": 14, "link": 8, "unlink": 14, "mkdir": 6, "rmdir": 10, "symlink": 8}
 _ATTRIBUTES = {"chmod": 6, "truncate": 4, "setxattr": 6, "getxattr": 4, "removexattr": 4}
 _WEIGHTS = _CHANGES | _ATTRIBUTES | {"readlink": 2, "list": 8, "stat": 12, "read": 6}
+#: What waits for the bytes of a file that is cold.
+_RESTORING = ("link", "truncate")
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
@@ -35,7 +38,7 @@ class Namer(Player):
 
     @classmethod
     def names(cls) -> list[str]:
-        return sorted({os.fsdecode(path) for path in _PATHS})
+        return [os.fsdecode(path) for path in _FILES]
 
     def _act(self) -> None:
         (act,) = self._random.choices(self._acts, cum_weights=self._weights)
@@ -55,7 +58,7 @@ class Namer(Player):
     # -- names ---------------------------------------------------------------------------------------------------
 
     def _create(self) -> None:
-        path, data, model = self._path(), self._data(self._random.randrange(_LARGEST)), self._model
+        path, data, model = self._new(_FILES), self._data(self._random.randrange(_LARGEST)), self._model
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         at = self._at(path)
         fd = self._call("create", lambda: os.open(at, flags, 0o644), lambda: model.open(path, flags, 0o644), path)
@@ -82,29 +85,32 @@ class Namer(Player):
             self._cut(path, 0)
 
     def _append(self, fd: int, path: bytes, data: bytes) -> None:
-        count = self._timed("write", lambda: os.write(fd, data))
+        count = self._timed("may restore", lambda: os.write(fd, data))
         self._expect(count == len(data), None, f"{count} of {len(data)} bytes were written to {path!r}")
         self._model.nodes[path].data.extend(data)
 
     def _rename(self) -> None:
-        source, target, model = self._path("any"), self._path(), self._model
+        source, model = self._path("any"), self._model
+        target = self._new(_FILES if _is_of_file(source) else _DIRECTORIES)
         flags = self._random.choice((0, 0, 0, NOREPLACE, EXCHANGE))
+        if flags == EXCHANGE and _is_of_file(source) != _is_of_file(target):
+            flags = NOREPLACE
         old, new = os.fsdecode(self._at(source)), os.fsdecode(self._at(target))
         done = (lambda: rename2(old, new, flags), lambda: model.rename(source, target, flags))
         self._call("rename", *done, source, target, flags)
 
     def _link(self) -> None:
-        source, target, model = self._path("file"), self._path(), self._model
+        source, target, model = self._path("file"), self._new(_FILES), self._model
         if not self._is(source, "directory"):
             old, new = self._at(source), self._at(target)
             self._call("link", lambda: os.link(old, new), lambda: model.link(source, target), source, target)
 
     def _unlink(self) -> None:
-        path = self._path("any")
+        path = self._path(self._random.choice(("file", "file", "symlink", "any")))
         self._call("unlink", lambda: os.unlink(self._at(path)), lambda: self._model.unlink(path), path)
 
     def _mkdir(self) -> None:
-        path = self._path()
+        path = self._new(_DIRECTORIES)
         self._call("mkdir", lambda: os.mkdir(self._at(path), 0o755), lambda: self._model.mkdir(path, 0o755), path)
 
     def _rmdir(self) -> None:
@@ -112,7 +118,7 @@ class Namer(Player):
         self._call("rmdir", lambda: os.rmdir(self._at(path)), lambda: self._model.rmdir(path), path)
 
     def _symlink(self) -> None:
-        target, path, model = b"nowhere-%d" % self.operations, self._path(), self._model
+        target, path, model = b"nowhere-%d" % self.operations, self._new(_FILES), self._model
         self._call("symlink", lambda: os.symlink(target, self._at(path)), lambda: model.symlink(target, path), path)
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -199,13 +205,23 @@ class Namer(Player):
 
     # -- choosing ------------------------------------------------------------------------------------------------
 
-    def _path(self, kind: str = "") -> bytes:
-        """Any path; with a kind, three times of four one that is there and is of that kind."""
-        if kind and self._random.random() < 0.75:
+    def _path(self, kind: str) -> bytes:
+        """Most times a path that is there and is of that kind, else any path."""
+        if self._random.random() < 0.75:
             there = [path for path, node in self._model.nodes.items() if path and kind in ("any", node.kind)]
             if there:
                 return self._random.choice(there)
-        return self._random.choice(_PATHS)
+        return self._random.choice(self._random.choice((_FILES, _DIRECTORIES)))
+
+    def _new(self, names: Sequence[bytes]) -> bytes:
+        """Most times a path that could be made, else any of these, or one that is there."""
+        nodes, chance = self._model.nodes, self._random.random()
+        fit = list(names)
+        if chance < 0.6:
+            fit = [path for path in names if path not in nodes and self._is(path.rpartition(b"/")[0], "directory")]
+        elif chance < 0.7:
+            fit = [path for path in nodes if path]
+        return self._random.choice(fit or names)
 
     def _is(self, path: bytes, kind: str) -> bool:
         node = self._model.nodes.get(path)
@@ -216,4 +232,9 @@ class Namer(Player):
     ) -> _T | None:
         """Do it to the mount, and the same to the model. None where both refuse."""
         self._note(what, self._model.nodes.get(path), path, *rest)
-        return self._both(lambda: self._timed("metadata", real), modelled)
+        kind = "may restore" if what in _RESTORING else "metadata"
+        return self._both(lambda: self._timed(kind, real), modelled)
+
+
+def _is_of_file(path: bytes) -> bool:
+    return path.rpartition(b"/")[2].startswith(b"f")

@@ -22,7 +22,10 @@ class Player(Witness):
     """
 
     #: Between two steps, seconds.
-    pause_s: ClassVar[float] = 0.002
+    pause_s: ClassVar[float] = 0.004
+
+    #: Before each kind of call.
+    prefix: ClassVar[str] = ""
 
     def __init__(self, root: Path, seed: str) -> None:
         super().__init__(root, is_patient=False)
@@ -61,7 +64,7 @@ class Player(Witness):
         return (self.operations.to_bytes(8, "little") + self._pool[start + 8 : start + size])[:size]
 
     def _timed(self, kind: str, call: Callable[[], _T]) -> _T:
-        with self.stalls.timed(kind):
+        with self.stalls.timed(self.prefix + kind):
             return call()
 
     def _compare_handle(self, what: str, fd: int, handle: Handle) -> None:

@@ -68,9 +68,9 @@ class Stalls:
 
     def table(self) -> str:
         """A line for each kind: how many calls, p50, p99, p99.9, p100."""
-        head = f"{'kind':<20}{'calls':>10}{'p50':>12}{'p99':>12}{'p99.9':>12}{'p100':>12}"
+        head = f"{'kind':<28}{'calls':>10}{'p50':>12}{'p99':>12}{'p99.9':>12}{'p100':>12}"
         rows = [
-            f"{kind:<20}{self.count(kind):>10}"
+            f"{kind:<28}{self.count(kind):>10}"
             + "".join(f"{in_words(self.quantile_s(kind, share)):>12}" for share in (0.5, 0.99, 0.999, 1.0))
             for kind in self.kinds()
         ]

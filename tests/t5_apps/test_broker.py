@@ -67,12 +67,13 @@ def _timed(what: str) -> Iterator[None]:
     print(f"{what}: {time.monotonic() - start:.1f} s")
 
 
-async def _connected(url: str) -> Client:
+async def connected(url: str) -> Client:
+    """A client that waits."""
     return await nats.connect(url, pending_size=64 << 20, connect_timeout=120)
 
 
 async def _publish(url: str, some: list[bytes]) -> None:
-    client = await _connected(url)
+    client = await connected(url)
     jetstream = client.jetstream(timeout=_PATIENCE_S)
     await jetstream.add_stream(name=_STREAM, subjects=["events.>"])
     for start in range(0, len(some), _AT_ONCE):
@@ -84,10 +85,10 @@ async def _publish(url: str, some: list[bytes]) -> None:
 
 async def _consume(url: str, expected: Iterator[bytes]) -> int:
     """Read the whole stream from its beginning; how many messages came, each of them the expected one."""
-    client = await _connected(url)
+    client = await connected(url)
     jetstream = client.jetstream(timeout=_PATIENCE_S)
     count = 0
-    subscription = await _ordered(jetstream)
+    subscription = await ordered(jetstream)
     for want in expected:
         message = await subscription.next_msg(timeout=_PATIENCE_S)
         assert message.data == want, f"message {count + 1} differs"
@@ -96,7 +97,8 @@ async def _consume(url: str, expected: Iterator[bytes]) -> int:
     return count
 
 
-async def _ordered(jetstream: JetStreamContext) -> JetStreamContext.PushSubscription:
+async def ordered(jetstream: JetStreamContext) -> JetStreamContext.PushSubscription:
+    """A consumer of all messages from the first one, in order."""
     return await jetstream.subscribe("events.>", ordered_consumer=True, pending_bytes_limit=1 << 30)
 
 
