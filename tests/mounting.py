@@ -133,7 +133,7 @@ class Mount:
 
         def is_another() -> bool:
             with suppress(ControlError):
-                return bool(self.status()["worker_pid"] != pid)
+                return is_answering(self) and bool(self.status()["worker_pid"] != pid)
             return False
 
         self._wait_until(is_another)

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
@@ -175,7 +175,7 @@ class Serving:
         parts = self.parts
         parts.snapshotter.begin()
         operator = self._operator(adapter)
-        nursery.start_soon(self._listen, nursery.cancel_scope)
+        nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
         await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME)
         channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
@@ -248,7 +248,7 @@ class Serving:
         except OSError as error:
             log.debug("%s is not parked: %s", name, error.strerror)
 
-    async def _listen(self, everything: trio.CancelScope) -> None:
+    async def _listen(self) -> None:
         """What the supervisor asks for while the mount serves."""
         while True:
             await trio.lowlevel.wait_readable(self._line)
@@ -264,7 +264,7 @@ class Serving:
                 log.error("no upgrade: %s", self._upgrade_refused)
             elif "hand_over" in message:
                 await self._end_movements(message["hand_over"])
-                everything.cancel()
+                self._hand_over()
 
     async def _end_movements(self, patience_s: float) -> None:
         """Begin no movement any more, and let those under way end, for a while; the mount goes on serving."""
@@ -273,6 +273,13 @@ class Serving:
         with trio.move_on_after(patience_s):
             while self.parts.archiver.active or self.parts.restorer.active():  # noqa: ASYNC110  # seldom, brief
                 await trio.sleep(_LOOK_S)
+
+    def _hand_over(self) -> NoReturn:
+        """End as after a kill, which the next worker knows how to go on from: nothing is left to wait for."""
+        tap.finish_replies()
+        channel.send(self._line, {"leaving": "handed over"})
+        logging.shutdown()
+        os._exit(0)
 
     def _wants_passthrough(self) -> bool:
         return self.parts.settings.passthrough != "off" and not self.parts.settings.read_only

@@ -25,11 +25,8 @@ from tierfs.wiring import Parts
 log = logging.getLogger("tierfs")
 
 
-async def run(line: socket.socket) -> bool:
-    """Talk to the supervisor and serve; whether the mount is gone, and not handed over.
-
-    TierfsError and OSError before the mount serves are told to the supervisor.
-    """
+async def run(line: socket.socket) -> None:
+    """Talk to the supervisor and serve until the mount is gone. TierfsError, OSError, EOFError."""
     received = Received.of(line)
     start_logging(received.request)
     with ExitStack() as exits:
@@ -47,20 +44,18 @@ async def run(line: socket.socket) -> bool:
                 nursery.start_soon(parts.cold_process.serve)
                 serving.prepare_quickly()
             await serving.serve(fuse_fd)
-            if serving.is_gone:
-                await serving.leave()
-                parts.filesystem.close()
+            await serving.leave()
+            parts.filesystem.close()
             nursery.cancel_scope.cancel()
-    return serving.is_gone
 
 
 def work(line: socket.socket) -> int:
-    """Be a worker until the mount is taken away or handed over. Exit status 0 then, 1 when it could not be served."""
+    """Be a worker until the mount is taken away. Exit status 0 then, 1 when it could not be served."""
     os.umask(0)
     _raise_descriptor_limit()
     tap.take_precedence()
     try:
-        is_gone = trio.run(run, line)
+        trio.run(run, line)
     except (TierfsError, OSError, EOFError, BaseExceptionGroup) as error:
         first = _first(error)
         if not isinstance(first, TierfsError | OSError | EOFError):
@@ -68,7 +63,7 @@ def work(line: socket.socket) -> int:
         log.error("%s", first)
         _tell(line, {"failed": str(first), "kind": type(first).__name__})
         return 1
-    _tell(line, {"leaving": "gone" if is_gone else "handed over"})
+    _tell(line, {"leaving": "gone"})
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +98,6 @@ class Client:
         try:
             with (
                 short_path(self._socket_path) as uds,
-                _listening(uds),
                 httpx.Client(transport=_transport(uds), base_url="http://tierfs", timeout=timeout) as http,
                 http.stream(method, path, content=body) as answer,
             ):
@@ -113,15 +111,6 @@ class Client:
                 f"the mount at {self.mountpoint!r} cannot be reached ({error}): its worker is being started or "
                 "is gone; look into its log"
             ) from None
-
-
-@contextmanager
-def _listening(uds: str) -> Iterator[None]:
-    """OSError where nobody listens: httpx would leave its socket to the garbage collector then."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_SECONDS)
-        probe.connect(uds)
-    yield
 
 
 def _transport(uds: str) -> httpx.HTTPTransport:
