@@ -185,15 +185,15 @@ def _run_chain(chain: Sequence[Point], theatres: _Theatres) -> list[Result]:
 def _run_point(one: Stage, point: Point, scenes: list[Scene], held: Held | None) -> None:
     scene = Scene(one, f"s{len(scenes)}")
     scenes.append(scene)
-    allowed = _be_taken_over(one, point, scenes, held) if held else _be_ended(one, point, scene)
+    has_returned = _be_taken_over(one, point, scenes, held) if held else _be_ended(one, point, scene)
     point.scenario.settle(scene)
-    _compare(one, scenes, allowed)
+    _compare(one, scenes, _allowed(point, scene.tree, has_returned))
     findings = one.mount.check()
     assert not findings, f"check: {findings}"
 
 
-def _be_ended(one: Stage, point: Point, scene: Scene) -> list[Tree]:
-    """Go through a point after which there is another mount, or another cold process; what the tree may be."""
+def _be_ended(one: Stage, point: Point, scene: Scene) -> bool:
+    """Go through a point after which there is another mount, or another cold process; whether the call returned."""
     point.scenario.prepare(scene)
     one.sync()
     met = one.orders.give(_order(one, point)) if point.step else None
@@ -214,13 +214,13 @@ def _be_ended(one: Stage, point: Point, scene: Scene) -> list[Tree]:
         if point.way in POWER:
             one.replug()
         one.start()
-    return _allowed(point, scene.tree, has_returned)
+    return has_returned
 
 
-def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held) -> list[Tree]:
-    """Go through a point after which there is another worker; what the tree must be.
+def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held) -> bool:
+    """Go through a point after which there is another worker; the call has always returned.
 
-    Calls of applications return what they would have returned. Those of operators end with the connection, and are
+    Those of applications return what they would have returned. Those of operators end with the connection, and are
     made again.
     """
     *_, scene = scenes
@@ -230,21 +230,21 @@ def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held
             exits.callback(held.close)
             held.open()
         scenario.prepare(scene)
-        worker = one.worker()
-        meanwhile, wanted = _allowed(point, scene.tree, False), _allowed(point, scene.tree, True)
+        worker, before = one.worker(), scene.tree
         met = one.orders.give(_order(one, point))
         try:
             scenario.act(scene)
         except (ControlError, StoreError):
             one.wait_taken_over(worker)
-            _compare(one, scenes, meanwhile)
+            _compare(one, scenes, _allowed(point, before, False))
+            scene.tree = before
             scenario.act(scene)
         one.wait_until(lambda: not met.exists(), "the step was reached")
         one.wait_taken_over(worker)
         one.orders.withdraw()
         if not mounts_again(scenario):
             held.look()
-    return wanted
+    return True
 
 
 def _order(one: Stage, point: Point) -> Order:
