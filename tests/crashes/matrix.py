@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.crashes.arming import Moment, Order
 from tests.crashes.held import Held
-from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, mounts_again, scenarios
+from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, scenarios
 from tests.crashes.scene import Scene, nothing
 from tests.crashes.stage import INTERRUPTED, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
@@ -146,11 +146,12 @@ class _Theatres:
         """A theatre for a chain that begins with this point."""
         if point.scenario.theatre != S3:
             settings = SETTINGS.get(point.scenario.theatre, {})
-            return Theatre(point.way in POWER, environment=self._environment, settings=settings)
+            has_disks, keeps_mount = point.way in POWER, point.way is Way.TAKE_OVER
+            return Theatre(has_disks, keeps_mount, environment=self._environment, settings=settings)
         assert self._server is not None
         store = f"s3://{_BUCKET}/{next(self._numbers)}"
         of_server = {"endpoint_url": self._server.endpoint_url, "path_style": True}
-        return Theatre(False, store, self._environment | self._server.environment, of_server)
+        return Theatre(False, False, store, self._environment | self._server.environment, of_server)
 
 
 def _cut(wanted: Sequence[Point], theatre: str) -> list[Sequence[Point]]:
@@ -226,9 +227,8 @@ def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held
     *_, scene = scenes
     scenario = point.scenario
     with contextlib.ExitStack() as exits:
-        if not mounts_again(scenario):
-            exits.callback(held.close)
-            held.open()
+        exits.callback(held.close)
+        held.open()
         scenario.prepare(scene)
         worker, before = one.worker(), scene.tree
         met = one.orders.give(_order(one, point))
@@ -242,8 +242,7 @@ def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held
         one.wait_until(lambda: not met.exists(), "the step was reached")
         one.wait_taken_over(worker)
         one.orders.withdraw()
-        if not mounts_again(scenario):
-            held.look()
+        held.look()
     return True
 
 
