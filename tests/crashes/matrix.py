@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.crashes.arming import Moment, Order
 from tests.crashes.held import Held
-from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, mounts_again, scenarios
+from tests.crashes.scenarios import FIRST_SNAPSHOT, S3, SETTINGS, Scenario, scenarios
 from tests.crashes.scene import Scene, nothing
 from tests.crashes.stage import INTERRUPTED, Stage, Theatre, stage
 from tests.crashes.trees import Tree, differences
@@ -146,11 +146,12 @@ class _Theatres:
         """A theatre for a chain that begins with this point."""
         if point.scenario.theatre != S3:
             settings = SETTINGS.get(point.scenario.theatre, {})
-            return Theatre(point.way in POWER, environment=self._environment, settings=settings)
+            has_disks, keeps_mount = point.way in POWER, point.way is Way.TAKE_OVER
+            return Theatre(has_disks, keeps_mount, environment=self._environment, settings=settings)
         assert self._server is not None
         store = f"s3://{_BUCKET}/{next(self._numbers)}"
         of_server = {"endpoint_url": self._server.endpoint_url, "path_style": True}
-        return Theatre(False, store, self._environment | self._server.environment, of_server)
+        return Theatre(False, False, store, self._environment | self._server.environment, of_server)
 
 
 def _cut(wanted: Sequence[Point], theatre: str) -> list[Sequence[Point]]:
@@ -185,15 +186,15 @@ def _run_chain(chain: Sequence[Point], theatres: _Theatres) -> list[Result]:
 def _run_point(one: Stage, point: Point, scenes: list[Scene], held: Held | None) -> None:
     scene = Scene(one, f"s{len(scenes)}")
     scenes.append(scene)
-    allowed = _be_taken_over(one, point, scenes, held) if held else _be_ended(one, point, scene)
+    has_returned = _be_taken_over(one, point, scenes, held) if held else _be_ended(one, point, scene)
     point.scenario.settle(scene)
-    _compare(one, scenes, allowed)
+    _compare(one, scenes, _allowed(point, scene.tree, has_returned))
     findings = one.mount.check()
     assert not findings, f"check: {findings}"
 
 
-def _be_ended(one: Stage, point: Point, scene: Scene) -> list[Tree]:
-    """Go through a point after which there is another mount, or another cold process; what the tree may be."""
+def _be_ended(one: Stage, point: Point, scene: Scene) -> bool:
+    """Go through a point after which there is another mount, or another cold process; whether the call returned."""
     point.scenario.prepare(scene)
     one.sync()
     met = one.orders.give(_order(one, point)) if point.step else None
@@ -214,37 +215,35 @@ def _be_ended(one: Stage, point: Point, scene: Scene) -> list[Tree]:
         if point.way in POWER:
             one.replug()
         one.start()
-    return _allowed(point, scene.tree, has_returned)
+    return has_returned
 
 
-def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held) -> list[Tree]:
-    """Go through a point after which there is another worker; what the tree must be.
+def _be_taken_over(one: Stage, point: Point, scenes: Sequence[Scene], held: Held) -> bool:
+    """Go through a point after which there is another worker; the call has always returned.
 
-    Calls of applications return what they would have returned. Those of operators end with the connection, and are
+    Those of applications return what they would have returned. Those of operators end with the connection, and are
     made again.
     """
     *_, scene = scenes
     scenario = point.scenario
     with contextlib.ExitStack() as exits:
-        if not mounts_again(scenario):
-            exits.callback(held.close)
-            held.open()
+        exits.callback(held.close)
+        held.open()
         scenario.prepare(scene)
-        worker = one.worker()
-        meanwhile, wanted = _allowed(point, scene.tree, False), _allowed(point, scene.tree, True)
+        worker, before = one.worker(), scene.tree
         met = one.orders.give(_order(one, point))
         try:
             scenario.act(scene)
         except (ControlError, StoreError):
             one.wait_taken_over(worker)
-            _compare(one, scenes, meanwhile)
+            _compare(one, scenes, _allowed(point, before, False))
+            scene.tree = before
             scenario.act(scene)
         one.wait_until(lambda: not met.exists(), "the step was reached")
         one.wait_taken_over(worker)
         one.orders.withdraw()
-        if not mounts_again(scenario):
-            held.look()
-    return wanted
+        held.look()
+    return True
 
 
 def _order(one: Stage, point: Point) -> Order:

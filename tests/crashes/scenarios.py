@@ -80,11 +80,6 @@ def scenarios() -> list[Scenario]:
     return [*usual, *_take_overs(), *_first_mounts(), *_multiparts(), *_snapshots(), *_rebuilds(), *_leases()]
 
 
-def mounts_again(scenario: Scenario) -> bool:
-    """Whether the mount of a scenario ends over it, and another one begins: nobody can hold a file open."""
-    return scenario.act is _pass_again
-
-
 # -- archive -----------------------------------------------------------------------------------------------------
 
 
@@ -327,9 +322,8 @@ class _without_object:  # used like a function
 
 
 def _pass_again(scene: Scene) -> None:
-    """A mount begins with a pass of the policy, and that with what the bucket still owes."""
-    scene.stage.stop()
-    scene.stage.start()
+    """A worker begins with a pass of the policy, and that with what the bucket still owes."""
+    scene.stage.pass_again()
 
 
 # -- names and attributes ----------------------------------------------------------------------------------------

@@ -36,9 +36,13 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Theatre:
-    """Where stages are set up: with disks that can lose their power or not, and over which store."""
+    """Where stages are set up: with disks that can lose their power or not, and over which store.
+
+    With `keeps_mount` files are held open: the mount does not end when another worker is wanted.
+    """
 
     has_disks: bool = False
+    keeps_mount: bool = False
     store: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -71,6 +75,18 @@ class Stage:
     def start(self) -> None:
         """Mount, and wait until the mount serves and its first pass is over. MountFailed."""
         self.start_now()
+        self._wait_for_first_pass()
+
+    def pass_again(self) -> None:
+        """Have another worker, and wait until its first pass is over."""
+        if self._theatre.keeps_mount:
+            self.wait_taken_over(self.mount.kill_worker())
+            self._wait_for_first_pass()
+        else:
+            self.stop()
+            self.start()
+
+    def _wait_for_first_pass(self) -> None:
         self.wait_until(lambda: self.mount.status()["policy"]["next_pass_ns"], "the first pass of the policy is over")
 
     def start_now(self) -> None:
