@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "directories.h"
+#include "inflight.h"
 #include "replies.h"
 #include "tap.h"
 
@@ -328,6 +329,70 @@ static void test_syncs(void) {
     close(fd), close(pipes[0]), close(pipes[1]);
 }
 
+/* What the next process does with the INIT request of the one before: it is read first, and its answer goes nowhere. */
+static void test_resume(void) {
+    char kept[1024], out[64] = {0}, in[8] = {0};
+    size_t length;
+    assert(!tap_init_request(&length) && !length && !tap_has_request());
+    negotiate(1u << 30 | 1u << 28, 1u << 5, true);
+    assert(tap_init_request(&length) && length == HEADER + 64);
+    memcpy(kept, tap_init_request(&length), length);
+    uint64_t granted = tap_granted();
+    tap_reset();
+
+    assert(!tap_resume(kept, HEADER - 1) && !tap_resume(kept, length - 1) && !tap_resume(kept, 1025));
+    put32(kept + 4, 3);
+    assert(!tap_resume(kept, length)); /* another request */
+    put32(kept + 4, 26);
+    tap_configure(&(struct tap_limits){true, true, 1024, 1 << 20, 3600});
+    assert(tap_resume(kept, length) && tap_has_request());
+    assert(tap_read(daemon_side, request, 100, NULL) == -1 || !tap_has_request());
+    assert(tap_resume(kept, length));
+    assert(tap_read(daemon_side, request, sizeof request, NULL) == (ssize_t)length && !memcmp(request, kept, length));
+    assert(!tap_has_request() && tap_request() == 2);
+    char header[16] = {0};
+    put32(header, 80), put64(header + 8, 2);
+    put32(out, 7), put32(out + 4, 38);
+    struct iovec iov[2] = {{header, sizeof header}, {out, sizeof out}};
+    assert(tap_writev(daemon_side, iov, 2, NULL) == 80 && tap_granted() == granted);
+    assert(recv(kernel, reply, sizeof reply, MSG_DONTWAIT) < 0); /* the kernel has had its answer */
+    ask(14, (uint64_t)1 << 63 | 6, in, sizeof in);
+    assert(tap_request() == ((uint64_t)1 << 63 | 6));
+    assert(answer((uint64_t)1 << 63 | 6, -ENOENT, NULL, 0) == 16 && get64(reply + 8) == ((uint64_t)1 << 63 | 6));
+    tap_reset();
+}
+
+static size_t unanswered(const uint64_t *slots, size_t count) {
+    size_t found = 0;
+    for (size_t i = 0; i < count; i++) found += slots[i] != 0;
+    return found;
+}
+
+static void test_inflight(void) {
+    static uint64_t slots[128];
+    char in[16] = {0};
+    negotiate(1u << 30, 1u << 5, true);
+    inflight_track(slots, 128);
+    ask(1, 6, "x", 2), ask(2, 8, in, sizeof in), ask(42, 10, in, sizeof in), ask(36, 12, in, sizeof in);
+    assert(unanswered(slots, 128) == 1); /* nobody answers FORGET and INTERRUPT */
+    answer(6, -ENOENT, NULL, 0);
+    assert(!unanswered(slots, 128));
+    ask(39, 14, in, sizeof in); /* answered by the tap */
+    recv(kernel, reply, sizeof reply, 0);
+    assert(!unanswered(slots, 128));
+    for (uint64_t unique = 20; unique < 20 + 2 * 64; unique += 2) inflight_add(unique, 15);
+    for (uint64_t unique = 340; unique < 340 + 2 * 64; unique += 2) inflight_add(unique, 15); /* half of the places again */
+    assert(unanswered(slots, 128) == 128);
+    inflight_add(2000, 15); /* no room: it is not written down */
+    for (uint64_t unique = 20; unique < 340 + 2 * 64; unique += 2) inflight_done(unique);
+    inflight_done(2000);
+    assert(!unanswered(slots, 128));
+    tap_reset();
+    inflight_add(2, 15); /* nowhere */
+    inflight_done(2);
+    assert(!unanswered(slots, 128));
+}
+
 int main(void) {
     int pair[2];
     assert(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
@@ -341,6 +406,8 @@ int main(void) {
     test_release();
     test_large_replies();
     test_syncs();
+    test_resume();
+    test_inflight();
     test_noise(1);
     close(kernel), close(daemon_side);
     puts("ok");
