@@ -66,6 +66,7 @@ class Serving:
         self._received = received
         self._line = line
         self._began_s = time.monotonic()
+        self._serves = False
         self._warnings: tuple[str, ...] = ()
         self._store_warnings: tuple[str, ...] = ()
         self._supervisor_warning = ""
@@ -168,7 +169,7 @@ class Serving:
             # the mount has them.
             parts.filesystem.files.modes.device = None
             fuse.stop()
-            if self.is_gone:
+            if self.is_gone or not (self._serves or facts):  # else another worker goes on
                 registry.unregister(self.request["mountpoint"])
 
     async def _run_others(self, nursery: trio.Nursery, adapter: fuse.Adapter) -> None:
@@ -178,6 +179,7 @@ class Serving:
         nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
         await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME)
+        self._serves = True
         channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
         await parts.cold_process.ready.wait()
         nursery.start_soon(parts.daemon.run)
