@@ -328,7 +328,7 @@ class Machine:
                 held.append(self.filesystem.lookup(held[-1], name).ino)
             yield held[-1]
         finally:
-            for ino in held[1:]:
+            for ino in held[1:] if not self.life.is_over else ():  # a generator that outlived the process
                 self.filesystem.forget(ino, 1)
 
     @contextmanager
