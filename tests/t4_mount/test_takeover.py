@@ -88,14 +88,7 @@ class InterruptedStory(test_unlinked.Story):
 
     def run(self, directory: Path) -> Any:
         """What each step returned."""
-        teller = Interrupted(directory, Workers(self.mountpoint), self.every)
-        try:
-            self.tell(teller)
-        except OSError as error:
-            teller.told.append(errno.errorcode[error.errno or 0])
-        finally:
-            teller.close()
-        return teller.told
+        return self.told_by(Interrupted(directory, Workers(self.mountpoint), self.every))
 
 
 @pytest.mark.parametrize(("state", "mode", "every"), [("hot", "auto", 4), ("hot", "off", 4), ("cold", "auto", 6)])
@@ -283,6 +276,19 @@ def test_a_mount_that_nobody_serves_can_be_taken_away() -> None:
         mount.process.terminate()
         assert mount.process.wait() == 0
         assert not os.path.ismount(mount.path)
+
+
+@pytest.mark.parametrize("is_worker_first", [False, True])
+def test_the_spawner_may_die_too(is_worker_first: bool) -> None:
+    with directory() as home, mounted(Plan(home)) as mount, (mount.path / "file").open("w+b", buffering=0) as file:
+        worker = int(mount.status()["worker_pid"])
+        spawner = int(Path(f"/proc/{worker}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        for pid in (worker, spawner) if is_worker_first else (spawner, worker):
+            os.kill(pid, signal.SIGKILL)
+        file.write(b"text")
+        assert (mount.path / "file").read_bytes() == b"text"
+        mount.wait_taken_over(worker)
+        assert mount.status()["fuse"]["open_files"] == 1
 
 
 def test_the_mount_goes_on_without_its_supervisor() -> None:

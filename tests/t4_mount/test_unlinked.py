@@ -306,7 +306,10 @@ class Story:
 
     def run(self, directory: Path) -> Any:
         """What each step returned."""
-        teller = Teller(directory)
+        return self.told_by(Teller(directory))
+
+    def told_by(self, teller: Teller) -> Any:
+        """What each step returned to this teller."""
         try:
             self.tell(teller)
         except OSError as error:
