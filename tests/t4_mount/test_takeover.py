@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.faults import Fault, Kind
-from tests.mounting import Mount, Plan, directory, mounted
+from tests.mounting import Mount, Plan, directory, is_gone, mounted
 from tests.proxy import in_front_of
 from tests.servers import rclone
 from tests.t4_mount import test_unlinked
@@ -42,7 +42,7 @@ class Workers:
 
     def current(self) -> int:
         """The worker that serves, once there is another one than was killed."""
-        wait_until(lambda: self._registered() != self._killed)
+        wait_until(lambda: self._registered() != self._killed and not is_gone(self._registered()))
         return self._registered()
 
     def wait(self, mount: Mount) -> None:
