@@ -146,7 +146,8 @@ class Mount:
         """kill -9 of every process of the mount, at once: nobody is left who would start another one."""
         pids = self.freeze()
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # somebody else was quicker
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self._wait_until(lambda: all(map(is_gone, pids)))
 

@@ -48,17 +48,20 @@ class Lives:
         self._life = ExitStack()
         self.mount: Mount = self._life.enter_context(mounted(plan))
         self._killer: threading.Timer | None = None
+        self._is_ending = False
 
     def kill_during(self, call: Callable[[], object], patience: int) -> None:
         """Let a call run for `patience` milliseconds, then kill -9 the whole mount, and mount again.
 
         OSError is let go.
         """
+        self._is_ending = True
         thread = threading.Thread(target=_quietly, args=(call,))
         thread.start()
         thread.join(patience * _MILLISECOND)
         self.mount.kill_all()
         thread.join()
+        self._is_ending = False
         self.end()
         self.mount = self._life.enter_context(mounted(self._plan))
 
@@ -76,6 +79,8 @@ class Lives:
             try:
                 return call()
             except (ControlError, StoreUnavailable):
+                if self._is_ending:  # there is no next one until the call is over
+                    raise
                 assert time.monotonic() < deadline, self.mount.log.read_text(errors="replace")[-2000:]
                 time.sleep(_MILLISECOND)
 
@@ -120,5 +125,5 @@ def _kill(pid: int) -> None:
 
 
 def _quietly(call: Callable[[], object]) -> None:
-    with suppress(OSError, ControlError):
+    with suppress(OSError, ControlError, StoreUnavailable):
         call()
