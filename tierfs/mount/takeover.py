@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tierfs.core.records import Fd, Handle, Ino
+from tierfs.core.records import Fd, Handle, HotIno, Ino
 from tierfs.engine.numbers import Numbers
 from tierfs.engine.tree import Found
 from tierfs.mount import again
@@ -63,7 +63,7 @@ class Numbering:
     def _renumbered(self, key: tuple[int, int], ino: Ino | None) -> None:
         self._session.drop(self._places.pop(key, 0))
         if ino is not None:
-            self._places[key] = self._session.add(Kind.NUMBER, ino, key[1], key[0])
+            self._places[key] = self._session.number(key[0], HotIno(key[1]), ino)
 
 
 class TakenOver:
