@@ -336,8 +336,9 @@ def _end(mount: Mount) -> None:
     """Unmount in an orderly way; what does not go is cut off and killed, and is then an error."""
     problem = ""
     if _is_mounted(mount.path):
+        was_killed = mount.process.poll() == -signal.SIGKILL  # who had files open in it has them still
         try:
-            kernel.unmount(str(mount.path))
+            kernel.unmount(str(mount.path), lazy=was_killed)
         except OSError as error:
             problem = f"{error.strerror}: {', '.join(kernel.holders(str(mount.path)))}"
             _cut_off(mount.path)
