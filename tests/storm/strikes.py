@@ -138,7 +138,9 @@ class Striker:
         process = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            select.select([process], [], [])
+            ended = select.poll()
+            ended.register(process, select.POLLIN)
+            ended.poll()
         finally:
             os.close(process)
         self.done["killed"] += 1

@@ -374,11 +374,12 @@ def test_a_mount_whose_supervisor_is_gone_is_stale(runtime: Path) -> None:
         Client.of(mount)
 
 
-def test_a_recycled_pid_is_not_the_supervisor(runtime: Path) -> None:
+def test_a_recycled_pid_is_neither_supervisor_nor_worker(runtime: Path) -> None:
     registry.register(mount_at("/m", os.getpid()))
     [mount] = registry.mounts()
     assert mount.is_alive
-    assert not registry.Mount(**{**_fields(mount), "supervisor_start": mount.supervisor_start + 1}).is_alive
+    starts = {name: getattr(mount, name) + 1 for name in ("supervisor_start", "worker_start")}
+    assert not registry.Mount(**{**_fields(mount), **starts}).is_alive
 
 
 def _fields(mount: registry.Mount) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -27,18 +28,30 @@ def session() -> Iterator[Session]:
     os.close(one.fd)
 
 
-def again_on(session: Session) -> Session:
+@contextmanager
+def again_on(session: Session) -> Iterator[Session]:
     """The session as the next worker maps it."""
-    return Session(os.dup(session.fd))
+    one = Session(session.fd)
+    try:
+        yield one
+    finally:
+        one.close()
 
 
-def nodes_of(session: Session) -> Nodes:
+def cells_of(session: Session) -> list[Cell]:
+    """All cells, as the next worker finds them."""
+    with again_on(session) as one:
+        return list(one.cells())
+
+
+def known_next(session: Session) -> dict[int, tuple[Any, ...]]:
     """The nodes as the next worker knows them."""
-    nodes = Nodes(session)
-    cells = list(session.cells())
-    first = [cell for cell in cells if cell.kind in (Kind.NODE, Kind.ORPHAN)]
-    nodes.take_over(first, [cell for cell in cells if cell.kind == Kind.NAME])
-    return nodes
+    with again_on(session) as one:
+        nodes = Nodes(one)
+        cells = list(one.cells())
+        first = [cell for cell in cells if cell.kind in (Kind.NODE, Kind.ORPHAN)]
+        nodes.take_over(first, [cell for cell in cells if cell.kind == Kind.NAME])
+        return known(nodes)
 
 
 def known(nodes: Nodes) -> dict[int, tuple[Any, ...]]:
@@ -56,7 +69,7 @@ def known(nodes: Nodes) -> dict[int, tuple[Any, ...]]:
 def test_a_name_of_any_length_comes_back(session: Session, name: bytes) -> None:
     session.add(Kind.NODE, Ino(7), 3, ROOT, name)
     session.add(Kind.NODE, Ino(8), 1, ROOT, b"behind it")
-    with_name, behind = again_on(session).cells()
+    with_name, behind = cells_of(session)
     assert (with_name.ino, with_name.value, with_name.parent, with_name.name) == (7, 3, ROOT, name)
     assert behind.name == b"behind it"
 
@@ -65,7 +78,7 @@ def test_what_is_dropped_is_gone_and_its_room_is_used_again(session: Session) ->
     places = [session.add(Kind.NODE, Ino(ino), 1, ROOT, b"%d" % ino) for ino in range(2, 50)]
     for place in places:
         session.drop(place)
-    assert list(again_on(session).cells()) == []
+    assert cells_of(session) == []
     assert {session.add(Kind.NODE, Ino(ino), 1, ROOT, b"%d" % ino) for ino in range(2, 50)} == set(places)
 
 
@@ -73,7 +86,7 @@ def test_numbers_of_handles_and_inodes_have_64_bits(session: Session) -> None:
     handle, ino = Handle((2**32 - 1) << 32 | 5), Ino(2**63 + 1)
     session.handle(handle, ino, os.O_RDWR)
     session.number(2**40, HotIno(2**50), ino)
-    opened, numbered = again_on(session).cells()
+    opened, numbered = cells_of(session)
     assert (opened.parent, opened.ino, opened.value) == (handle, ino, os.O_RDWR)
     assert (numbered.parent, numbered.value, numbered.ino) == (2**40, 2**50, ino)
 
@@ -82,7 +95,7 @@ def test_a_cell_that_was_being_written_is_not_there(session: Session) -> None:
     """Its first word is stored last."""
     place = session.add(Kind.NODE, Ino(7), 1, ROOT, b"file")
     session._words[place >> 3] = 0
-    assert list(again_on(session).cells()) == []
+    assert cells_of(session) == []
 
 
 def test_a_request_is_remembered_with_what_it_counted(session: Session) -> None:
@@ -93,7 +106,7 @@ def test_a_request_is_remembered_with_what_it_counted(session: Session) -> None:
     nodes.looked_up(Ino(7), ROOT, b"file")
     again.begin(44)
     nodes.forget(Ino(7), 1)  # forgetting is not answered, so it does not come again
-    (cell,) = again_on(session).cells()
+    (cell,) = cells_of(session)
     assert (cell.value, cell.request) == (1, 42)
 
 
@@ -101,13 +114,14 @@ def test_facts_come_back(session: Session) -> None:
     facts = Facts(b"\0\xff INIT", 1 << 37, "lease", {"mountpoint": "/mnt/\udcff"})
     assert session.facts is None
     session.remember(facts)
-    assert again_on(session).facts == facts
+    with again_on(session) as one:
+        assert one.facts == facts
 
 
 def test_the_session_of_a_later_version_is_refused_in_words(session: Session) -> None:
     session._words[1] = 99
-    with pytest.raises(MountError, match="version 99"):
-        again_on(session)
+    with pytest.raises(MountError, match="version 99"), again_on(session):
+        pass
 
 
 def test_memory_that_is_something_else_is_refused() -> None:
@@ -182,7 +196,7 @@ class NodesMachine(RuleBasedStateMachine):
     @invariant()
     def the_next_worker_knows_the_same(self) -> None:
         if hasattr(self, "session"):
-            assert known(nodes_of(again_on(self.session))) == known(self.nodes)
+            assert known_next(self.session) == known(self.nodes)
 
 
 NodesMachine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -197,11 +211,8 @@ def test_a_kill_between_the_new_name_and_the_end_of_the_old_one(session: Session
     if not is_dropped:
         session.drop = kept.append  # type: ignore[method-assign]
     nodes.renamed(Ino(7), (ROOT, b"old"), (ROOT, b"new"))
-    after = nodes_of(again_on(session))
-    node = after.get(Ino(7))
-    assert node is not None
-    assert (node.name, node.lookups) == (b"new", 1)
-    assert len(list(again_on(session).cells())) == 1
+    assert known_next(session) == {7: (ROOT, b"new", 1, 0, set())}
+    assert len(cells_of(session)) == 1
 
 
 def test_the_cells_of_a_node_that_was_half_dropped_are_dropped(session: Session) -> None:
@@ -209,5 +220,5 @@ def test_the_cells_of_a_node_that_was_half_dropped_are_dropped(session: Session)
     node = nodes.looked_up(Ino(7), ROOT, b"one")
     nodes.looked_up(Ino(7), ROOT, b"two")
     session.drop(node.cell)
-    assert known(nodes_of(again_on(session))) == {}
-    assert list[Cell](again_on(session).cells()) == []
+    assert known_next(session) == {}
+    assert cells_of(session) == []
