@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.assembly import World
 from tierfs.core.errors import MountError
 from tierfs.core.records import Handle, HotIno, Ino
 from tierfs.engine.numbers import ROOT
@@ -18,6 +20,7 @@ from tierfs.mount.nodes import Nodes
 from tierfs.mount.session import Cell, Facts, Kind, Session
 
 _LONGEST = b"n" * 255
+_AGAIN = 1 << 63
 
 
 @pytest.fixture
@@ -222,3 +225,19 @@ def test_the_cells_of_a_node_that_was_half_dropped_are_dropped(session: Session)
     session.drop(node.cell)
     assert known_next(session) == {}
     assert cells_of(session) == []
+
+
+async def test_an_attribute_is_removed_once(tmp_path: Path) -> None:
+    """A request that comes again succeeds where it was carried out, and only there."""
+    async with World(tmp_path).running() as machine:
+        await machine.write(b"file", b"text")
+        with machine.node(b"file") as ino:
+            again.begin(2)
+            await machine.filesystem.setxattr(ino, b"user.a", b"value")
+            again.begin(4)
+            await machine.filesystem.removexattr(ino, b"user.a")
+            again.begin(_AGAIN | 4)
+            await machine.filesystem.removexattr(ino, b"user.a")
+            again.begin(_AGAIN | 6)  # read by the worker before, and not begun
+            with pytest.raises(OSError, match="No data available"):
+                await machine.filesystem.removexattr(ino, b"user.a")

@@ -244,15 +244,21 @@ class Filesystem:
         """removexattr(2)."""
         if name.startswith(_ACL):
             await self._bring_back(ino)
-        node = self.nodes.removed_one(ino)
         try:
-            if node:
-                os.removexattr(by_fd(await self._removed_files.bytes_of(node)), name)
-            else:
-                self.tree.removexattr(self.nodes.path(ino), name)
+            self.getxattr(ino, name)
+            was_there = True
         except OSError as error:
-            if error.errno != errno.ENODATA or not again.is_again():
-                raise
+            # Unlike names, attributes are not known to the kernel: that one is missing proves nothing.
+            was_there = False
+            if error.errno == errno.ENODATA and again.is_again() and self._session.begun == again.number():
+                return
+        if was_there:
+            self._session.begun = again.number()
+        node = self.nodes.removed_one(ino)
+        if node:
+            os.removexattr(by_fd(await self._removed_files.bytes_of(node)), name)
+        else:
+            self.tree.removexattr(self.nodes.path(ino), name)
 
     # -- files and directories -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ SIZE = 1 << 30
 
 _MAGIC = int.from_bytes(b"tierfs-s", "little")
 _VERSION_WORD, _USED_WORD, _FACTS_LENGTH_WORD, _BACKING_WORD, _IN_HAND_WORD, _LIVES_WORD = 1, 2, 3, 4, 5, 6
+_BEGUN_WORD = 7
 _FACTS = 64
 _INFLIGHT, _INFLIGHT_END = 64 << 10, (64 + 512) << 10
 _FIRST = 1 << 20
@@ -162,6 +163,15 @@ class Session:
     @in_hand.setter
     def in_hand(self, ino: Ino | None) -> None:
         self._words[_IN_HAND_WORD] = ino or 0
+
+    @property
+    def begun(self) -> int:
+        """The request that was last about to take something away which was there."""
+        return self._words[_BEGUN_WORD]
+
+    @begun.setter
+    def begun(self, request: int) -> None:
+        self._words[_BEGUN_WORD] = request
 
     @property
     def take_overs(self) -> int:
