@@ -5,7 +5,9 @@ Standard library only: the supervisor uses it. A message is one packet, so none 
 
 import array
 import json
+import signal
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 Message = dict[str, Any]
@@ -43,3 +45,13 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
         raise EOFError("the other process is gone")
     message: Message = json.loads(data)
     return message, list(descriptors)
+
+
+def signals(numbers: Iterable[int]) -> socket.socket:
+    """Catch signals from now on; their numbers, a byte each, can be read from what is returned."""
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    signal.set_wakeup_fd(writing.detach())
+    for number in numbers:
+        signal.signal(number, lambda _number, _frame: None)
+    return reading

@@ -19,9 +19,9 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from tierfs.core.errors import MountError, TierfsError
@@ -38,7 +38,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _HAND_OVER_S, _KILLED_AFTER_S = 10.0, 20.0
 _PROBES_IN_TIME = 4
 _UNMOUNT_PAUSE_S = 0.5
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
@@ -62,7 +61,7 @@ class Supervisor:
         self._last_refusal = ""
         self._is_done = self._is_leaving = False
         self._failure: TierfsError | None = None
-        self._signals = _catch_signals()
+        self._signals = channel.signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def run(self) -> int:
         """Serve until the mount is gone. MountError and what else the first worker met before it served."""
@@ -70,7 +69,7 @@ class Supervisor:
             if self._belongings.hot < 0:
                 self._belongings.open_hot(self._request["hot"])
             while not self._is_done:
-                self._wait()
+                self._wait_and_go_on()
         finally:
             if self._probe:
                 self._probe.close()
@@ -79,6 +78,16 @@ class Supervisor:
         if self._failure:
             raise self._failure
         return 0
+
+    def _wait_and_go_on(self) -> None:
+        """Whatever goes wrong, the mount of running applications is not given up for it."""
+        try:
+            self._wait()
+        except Exception:
+            if not self._has_served:
+                raise
+            _say(f"a defect of tierfs met the supervisor: {traceback.format_exc()}")
+            time.sleep(_FIRST_PAUSE_S)
 
     # -- what happens --------------------------------------------------------------------------------------------
 
@@ -105,7 +114,10 @@ class Supervisor:
         times = (self._start_at, self._kill_at, self._unmount_at)
         due = min((when for when in times if when is not None), default=None)
         for fd, _ in poll.poll(None if due is None else max(0.0, due - time.monotonic()) * 1000):
+            before = self._spawner, self._other_spawner, self._worker, self._probe
             handlers[fd]()
+            if before != (self._spawner, self._other_spawner, self._worker, self._probe):
+                break  # what else is to be heard may be of one who is gone; of the others it is heard again
         self._look_at_clock()
 
     def _look_at_clock(self) -> None:
@@ -359,16 +371,6 @@ def run(request: Message, report: Callable[[Message], None]) -> int:
     worker alone. `report` is told {"serving": pid} once.
     """
     return Supervisor(request, report, Notifier(os.environ)).run()
-
-
-def _catch_signals() -> socket.socket:
-    """SIGTERM and SIGINT ask for an orderly unmount, SIGHUP for an upgrade; their numbers can be read from here."""
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
-    signal.set_wakeup_fd(writing.detach())
-    for number in _SIGNALS:
-        signal.signal(number, lambda _number, _frame: None)
-    return reading
 
 
 def _say(text: str) -> None:
