@@ -343,24 +343,42 @@ def _let_go(call: Callable[[], object]) -> None:
         pass
 
 
-def test_what_does_not_start_is_no_upgrade() -> None:
+@contextmanager
+def _breakable() -> Iterator[tuple[Mount, Path]]:
+    """A mount, and the file that says how its next version is broken."""
     with directory() as home:
-        broken = home / "broken"
+        how = home / "how"
         environment = {
             "PYTHONPATH": os.pathsep.join([str(_HERE / "broken_upgrade"), *sys.path]),
-            "BROKEN_UPGRADE_OF_TIERFS_TESTS": str(broken),
+            "BROKEN_UPGRADE_OF_TIERFS_TESTS": str(how),
         }
         with mounted(Plan(home, environment=environment)) as mount:
-            before = mount.status()["worker_pid"]
-            broken.touch()
-            done = _upgrade(mount)
-            assert done.returncode == 4
-            assert "what is installed now does not start" in done.stderr
-            assert mount.status()["worker_pid"] == before
-            assert any("upgrade was refused" in text for text in mount.status()["warnings"])
-            broken.unlink()
-            assert _upgrade(mount).returncode == 0
-            assert mount.status()["worker_pid"] != before
+            yield mount, how
+
+
+def test_what_does_not_start_is_no_upgrade() -> None:
+    with _breakable() as (mount, how):
+        before = mount.status()["worker_pid"]
+        how.write_text("does not start")
+        done = _upgrade(mount)
+        assert done.returncode == 4
+        assert "what is installed now does not start" in done.stderr
+        assert mount.status()["worker_pid"] == before
+        assert any("upgrade was refused" in text for text in mount.status()["warnings"])
+        how.unlink()
+        assert _upgrade(mount).returncode == 0
+        assert mount.status()["worker_pid"] != before
+
+
+def test_a_version_that_does_not_serve_gives_way_to_the_one_before() -> None:
+    with _breakable() as (mount, how), (mount.path / "file").open("w+b", buffering=0) as file:
+        before = int(mount.status()["worker_pid"])
+        how.write_text("disagrees with the kernel")
+        mount.process.send_signal(signal.SIGHUP)
+        mount.wait_taken_over(before)
+        assert "does not serve: back to" in mount.log.read_text()
+        file.write(b"text")
+        assert (mount.path / "file").read_bytes() == b"text"
 
 
 def test_no_upgrade_without_a_supervisor() -> None:

@@ -224,7 +224,7 @@ class Supervisor:
             self._report({"serving": worker.pid})
         if self._probe is None:
             self._start_probe()
-        if self._other_spawner:
+        if self._other_spawner and not self._is_upgrading:  # it is the one before
             self._other_spawner.close()
             self._other_spawner = None
         self._notifier.ready(f"{self._request['mountpoint']} is served by pid {worker.pid}")
@@ -250,7 +250,7 @@ class Supervisor:
         else:
             if worker.failure:
                 _say(f"the worker could not take over: {worker.failure['failed']}")
-            if self._other_spawner and worker.served_at is None:
+            if self._other_spawner and worker.served_at is None and not self._is_upgrading:
                 _say(f"version {self._spawner.version} does not serve: back to {self._other_spawner.version}")
                 self._spawner, self._other_spawner = self._other_spawner, self._spawner
                 self._other_spawner.close()
