@@ -14,7 +14,7 @@ def pkg_config(flag: str) -> list[str]:
         raise SystemExit("tierfs needs pkg-config and libfuse3-dev (Debian's names) to be built") from error
 
 
-UNITS = ("tap", "directories", "inflight", "replies", "syncs")
+UNITS = ("tap", "directories", "inflight", "replies", "hotfiles")
 WARNINGS = ("-Wall", "-Wextra")
 
 setup(

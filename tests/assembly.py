@@ -306,7 +306,7 @@ class Machine:
     def drop(self) -> None:
         """Free what the end of a process frees; nothing is written."""
         self.life.is_over = True
-        for file in self.filesystem.files._open.values():
+        for file in self.filesystem.files.handles:
             if file.fd is not None:
                 os.close(file.fd)
         self.filesystem.nodes.close()

@@ -1,5 +1,6 @@
 """What must hold between catalog, hot directory and bucket whenever nothing is under way."""
 
+import itertools
 import os
 import stat
 from collections import Counter
@@ -93,8 +94,11 @@ def _check_nodes(machine: Machine) -> None:
 
 def _check_open_files(machine: Machine) -> None:
     """The counters say what the handles are."""
-    files, counted = list(machine.filesystem.files._open.values()), machine.tier.open_files
-    assert sum(counted.writers.values()) == sum(file.fd is not None and file.is_writer for file in files)
-    assert sum(counted.readers.values()) == sum(file.fd is not None and not file.is_writer for file in files)
+    files, counted = list(machine.filesystem.files.handles), machine.tier.open_files
+    for is_writer, is_virtual in itertools.product((False, True), repeat=2):
+        kind = [file for file in files if (file.is_writer, file.is_virtual) == (is_writer, is_virtual)]
+        counts = counted._handles(is_writer, is_virtual)
+        assert sum(counts.values()) == sum(file.fd is not None for file in kind)
+    assert not any(file.users for file in files), "somebody still works with a descriptor"
     if not machine.restorer.active():
         assert sum(counted.objects.values()) == sum(file.stored is not None for file in files)

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -151,8 +151,9 @@ class Serving:
 
         adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init)
         try:
-            init_request = facts.init_request if facts else b""
-            wishes = tap.Wishes(self._wants_passthrough(), not settings.shared_hot, init_request)
+            wishes = tap.Wishes(self._wants_passthrough(), not settings.shared_hot)
+            if facts:
+                wishes = replace(wishes, init_request=facts.init_request, granted=facts.granted)
             fuse.start(adapter, fuse_fd, wishes)
             async with trio.open_nursery() as nursery:
                 await nursery.start(parts.hydrator.run)

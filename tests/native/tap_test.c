@@ -53,7 +53,7 @@ static ssize_t answer(uint64_t unique, int error, void *payload, size_t length) 
 
 static void negotiate(uint32_t flags, uint32_t flags2, bool passthrough) {
     char in[64] = {0}, out[64] = {0};
-    tap_configure(&(struct tap_limits){passthrough, true, 1024, 1 << 20, 3600});
+    tap_configure(&(struct tap_limits){passthrough, true, false, 1024, 1 << 20, 3600});
     put32(in, 7), put32(in + 4, 41), put32(in + 8, 131072), put32(in + 12, flags), put32(in + 16, flags2);
     assert(ask(26, 2, in, sizeof in) == HEADER + 64);
     put32(out, 7), put32(out + 4, 38), put32(out + 8, 131072), put32(out + 12, flags & 0xff);
@@ -329,6 +329,50 @@ static void test_syncs(void) {
     close(fd), close(pipes[0]), close(pipes[1]);
 }
 
+/* Reads and writes of hot files are done and answered here; those of cold ones are not. */
+static void test_bytes(void) {
+    char path[] = "/tmp/tap-XXXXXX";
+    int fd = mkstemp(path), pipes[2];
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0, true) && tap_attach(4, -1, 100, true));
+    assert(!pipe(pipes) && tap_attach(5, pipes[0], 0, true));
+    assert(!fchmod(fd, 06755));
+    char in[40 + 2000] = {0};
+    memset(in + 40, 'a', 2000);
+    put64(in, 3), put64(in + 8, 1000), put32(in + 16, 2000), put32(in + 20, 1 << 2); /* takes set-user-ID away */
+    assert(ask(16, 2, in, sizeof in) == -1 && errno == EINTR);
+    assert(recv(kernel, reply, sizeof reply, 0) == 24 && !get32(reply + 4) && get32(reply + 16) == 2000);
+    struct stat st;
+    assert(!fstat(fd, &st) && st.st_size == 3000 && (st.st_mode & 07777) == 0755);
+    assert(ask(16, 4, in, sizeof in - 1) == HEADER + (ssize_t)sizeof in - 1); /* fewer bytes than it says */
+    put64(in, 4);
+    assert(ask(16, 6, in, sizeof in) == HEADER + (ssize_t)sizeof in); /* a cold file */
+    put64(in, 5);
+    assert(ask(16, 8, in, sizeof in) == -1 && recv(kernel, reply, sizeof reply, 0) == 16);
+    assert((int32_t)get32(reply + 4) == -ESPIPE);
+    char out[40] = {0};
+    put64(out, 3), put64(out + 8, 900), put32(out + 16, 4000); /* over the end, with a hole before it */
+    assert(ask(15, 10, out, sizeof out) == -1 && recv(kernel, reply, sizeof reply, 0) == 16 + 2100);
+    assert(get64(reply + 8) == 10 && !reply[16 + 99] && reply[16 + 100] == 'a' && reply[16 + 2099] == 'a');
+    put64(out + 8, 3000);
+    assert(ask(15, 12, out, sizeof out) == -1 && recv(kernel, reply, sizeof reply, 0) == 16); /* at the end */
+    put64(out + 8, 900), put32(out + 16, 100000); /* in a thread */
+    for (uint64_t unique = 14; unique < 74; unique += 2) {
+        assert(ask(15, unique, out, sizeof out) == -1 && errno == EINTR);
+        assert(recv(kernel, reply, sizeof reply, 0) == 16 + 2100 && get64(reply + 8) == unique && reply[116] == 'a');
+    }
+    put32(out + 16, (1 << 20) + 1); /* more than the kernel asks for */
+    assert(ask(15, 80, out, sizeof out) == HEADER + 40);
+    put64(out, 5), put32(out + 16, 10);
+    assert(ask(15, 82, out, sizeof out) == -1 && recv(kernel, reply, sizeof reply, 0) == 16);
+    assert((int32_t)get32(reply + 4) == -ESPIPE);
+    put64(out, 4);
+    assert(ask(15, 84, out, sizeof out) == HEADER + 40 && ask(15, 86, out, 16) == HEADER + 16);
+    put64(out, 3), put64(out + 8, UINT64_MAX), put32(out + 16, 10); /* no such place in a file */
+    assert(ask(15, 88, out, sizeof out) == HEADER + 40);
+    close(fd), close(pipes[0]), close(pipes[1]);
+    tap_reset();
+}
+
 /* What the next process does with the INIT request of the one before: it is read first, and its answer goes nowhere. */
 static void test_resume(void) {
     char kept[1024], out[64] = {0}, in[8] = {0};
@@ -344,7 +388,7 @@ static void test_resume(void) {
     put32(kept + 4, 3);
     assert(!tap_resume(kept, length)); /* another request */
     put32(kept + 4, 26);
-    tap_configure(&(struct tap_limits){true, true, 1024, 1 << 20, 3600});
+    tap_configure(&(struct tap_limits){true, true, true, 1024, 1 << 20, 3600});
     assert(tap_resume(kept, length) && tap_has_request());
     assert(tap_read(daemon_side, request, 100, NULL) == -1 || !tap_has_request());
     assert(tap_resume(kept, length));
@@ -406,6 +450,7 @@ int main(void) {
     test_release();
     test_large_replies();
     test_syncs();
+    test_bytes();
     test_resume();
     test_inflight();
     test_noise(1);

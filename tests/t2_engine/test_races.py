@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -59,6 +60,11 @@ class Operation:
     before: Sequence[Call] = ()
     is_of_names: bool = False
     beside: Sequence[Call] = ()
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a file is open in between."""
+        return any(name == "open" for name, *_ in [*self.before, *self.calls])
 
     @property
     def is_holding(self) -> bool:
@@ -164,9 +170,11 @@ OPERATIONS = {
 
 
 @asynccontextmanager
-async def staged(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Scene, Gate]]:
+async def staged(
+    path: Path, open_files: Literal["closed", "idle"], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Scene, Gate]]:
     """An empty tree in which everything is old enough for the policy, and the gate."""
-    world, gate = World(path / "world", SETTINGS), Gate()
+    world, gate = World(path / "world", SETTINGS.model_copy(update={"open_files": open_files})), Gate()
     world.offset_ns = 3 * 3600 * 10**9
     async with world.running() as machine:
         with monkeypatch.context() as patch:
@@ -198,12 +206,19 @@ async def run(scene: Scene, gate: Gate, moving: str, point: str, doing: str) -> 
     ("moving", "point"),
     [(name, at) for name, movement in MOVEMENTS.items() for at in ([ALL] if EVERYWHERE else movement.points)],
 )
-async def test_race(moving: str, point: str, swift_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can tell that anything moved, and nothing is left behind or stuck, whatever applications do meanwhile."""
-    left, failures = list(OPERATIONS), []
+@pytest.mark.parametrize("open_files", ["closed", "idle"])
+async def test_race(
+    moving: str, point: str, open_files: Literal["closed", "idle"], swift_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell that anything moved, and nothing is left behind or stuck, whatever applications do meanwhile.
+
+    Also where hot bytes go underneath files that are open.
+    """
+    operations = [name for name, one in OPERATIONS.items() if open_files == "closed" or one.is_opening]
+    left, failures = operations, []
     while left:
         try:
-            async with staged(swift_path / str(len(left)), monkeypatch) as (scene, gate):
+            async with staged(swift_path / str(len(left)), open_files, monkeypatch) as (scene, gate):
                 while left:
                     await run(scene, gate, moving, point, left.pop())
         except Exception as error:

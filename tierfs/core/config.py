@@ -135,6 +135,12 @@ class Settings(BaseModel):
     settle: Age = _setting(
         parse_age("30s"), "Leave a file alone whose content or attributes changed less than this ago."
     )
+    open_files: Literal["closed", "idle"] = _setting(
+        "closed", "Move files once they are closed, or (idle) those of idle_files while they are open and rest, too."
+    )
+    idle_files: Patterns = _setting(
+        ("*",), "With open_files = idle: files that match are opened so that their hot bytes can go underneath."
+    )
     include: Patterns = _setting(
         ("*",), "Archive only files that match one of these shell patterns (with a slash: the whole path)."
     )

@@ -115,6 +115,13 @@ class Record:
     restored_ns: int = 0
 
 
+def believed(record: Record | None, identity: Identity) -> Residency:
+    """Where the bytes of a file with hot bytes of this identity are: what a record of others says is not believed."""
+    if record is None or record.identity != identity:
+        return Residency.HOT
+    return record.residency if record.residency in (Residency.ARCHIVING, Residency.MIRRORED) else Residency.HOT
+
+
 def why_lost(record: Record) -> str:
     """Why the bytes of a LOST file cannot be had, as the part of a sentence."""
     if record.object is None or not record.object.etag:

@@ -17,7 +17,7 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import FileLost, NotEligible
 from tierfs.core.keys import is_storable, key_of
 from tierfs.core.policy import HotFile, why_kept, why_never
-from tierfs.core.records import Attributes, Fd, HotIno, Identity, Ino, ObjectRef, Record
+from tierfs.core.records import Attributes, Fd, HotIno, Ino, ObjectRef, Record, believed
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Event, Residency, next_residency
 from tierfs.core.steps import step
 from tierfs.engine.numbers import Numbers
@@ -62,7 +62,7 @@ class Tier:
             size=st.st_size,
             mtime_ns=st.st_mtime_ns,
             ctime_ns=st.st_ctime_ns,
-            residency=_believed(record, identity_of(st)),
+            residency=believed(record, identity_of(st)),
             restored_ns=record.restored_ns if record else 0,
             readers=self.open_files.readers[ino],
             writers=self.open_files.writers[ino],
@@ -175,7 +175,7 @@ class Tier:
         record = self.catalog.get(path)
         if file.residency is not Residency.MIRRORED or record is None:
             raise NotEligible("not archived")
-        if reason := why_kept(file) or why_never(file, self.settings) or self.hot.why_busy(path):
+        if reason := why_kept(file) or why_never(file, self.settings) or self._why_busy(path, st):
             raise NotEligible(reason)
         return record
 
@@ -189,14 +189,17 @@ class Tier:
             raise NotEligible("replaced while its object was looked at")
         st = self.hot.lstat(path)
         cold = _changed(record, Event.RELEASED, attributes=self.hot.attributes(path, st), restored_ns=0)
-        self.in_hand(record.ino)
-        self._commit("release.commit", cold)
-        try:
-            with self.hot.keeping_directory_times(path), step("release.unlink"):
-                self.hot.unlink(path)
-        except OSError:
-            self._commit("release.undo", record)
-            raise
+        with self.open_files.letting_go(record):
+            if reason := self._why_busy(path, st):
+                raise NotEligible(reason)
+            self.in_hand(record.ino)
+            self._commit("release.commit", cold)
+            try:
+                with self.hot.keeping_directory_times(path), step("release.unlink"):
+                    self.hot.unlink(path)
+            except OSError:
+                self._commit("release.undo", record)
+                raise
         self.in_hand(None)
         self.numbers.freed(st)
         self.failures.pop(path, None)
@@ -297,11 +300,10 @@ class Tier:
     @contextmanager
     def changing_attributes(self, *paths: bytes) -> Iterator[None]:
         """Metadata of hot files changes in this block by our own hand, their bytes do not: go on believing."""
-        before = {path: self.catalog.get(path) for path in paths}
-        believed = {path: record for path, record in before.items() if record and self._is_intact(record)}
+        records = [record for record in map(self.catalog.get, paths) if record and self._is_intact(record)]
         yield
-        for path, record in believed.items():
-            self.refresh_identity(path, record.ino)
+        for record in records:
+            self.refresh_identity(record.path, record.ino)
 
     def refresh_identity(self, path: bytes, ino: Ino) -> None:
         """Take the identity of the hot file at `path` for that of its record: the bytes are known to be the same."""
@@ -382,18 +384,16 @@ class Tier:
 
     def _is_intact(self, record: Record) -> bool:
         st = self.hot.lstat_or_none(record.path)
-        return st is not None and record.identity == identity_of(st) and not self.open_files.writers[HotIno(st.st_ino)]
+        return st is not None and record.identity == identity_of(st) and not self.open_files.is_written(st.st_ino)
+
+    def _why_busy(self, path: bytes, st: os.stat_result) -> str:
+        # Virtual handles are of this process: they have let go when this is asked again.
+        return "" if self.open_files.is_virtual(st.st_ino) else self.hot.why_busy(path)
 
     def _commit(self, name: str, record: Record) -> Record:
         with step(name):
             self.catalog.put(record)
         return record
-
-
-def _believed(record: Record | None, identity: Identity) -> Residency:
-    if record is None or record.identity != identity:
-        return Residency.HOT
-    return record.residency if record.residency in (Residency.ARCHIVING, Residency.MIRRORED) else Residency.HOT
 
 
 def _changed(record: Record, event: Event, **fields: object) -> Record:

@@ -1,7 +1,13 @@
 MOST_PIECES: int
 
 def configure(
-    *, passthrough: bool, cache_directories: bool, max_background: int, max_readahead: int, cache_seconds: int
+    *,
+    passthrough: bool,
+    cache_directories: bool,
+    keep_pages: bool,
+    max_background: int,
+    max_readahead: int,
+    cache_seconds: int,
 ) -> None: ...
 def attach(handle: int, fd: int, size: int, is_known: bool, /) -> None: ...
 def resume(request: bytes, /) -> None: ...

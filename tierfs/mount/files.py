@@ -13,10 +13,12 @@ from functools import partial
 import trio
 
 from tierfs.core.errors import FileLost, NotEligible, ObjectChanged, ObjectMissing
+from tierfs.core.policy import matches
 from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record, why_lost
 from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer, naming
 from tierfs.engine.tier import Tier
+from tierfs.mount.handles import Handles, parts_of
 from tierfs.mount.nodes import Node, Nodes
 from tierfs.mount.openfile import Attachments, OpenFile, Pieces, Reader, Readers
 from tierfs.mount.parked import Parked
@@ -29,13 +31,13 @@ _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 #: A file that was brought back may have been released again before its writer got there; not for ever.
 _TRIES = 5
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_INDEX = 0xFFFFFFFF  # of a handle: the lower half
 
 
 class Files:
     """All open files of a mount.
 
-    A file handle is an index, and in its upper 32 bits the backing id of a file that the kernel passes through.
+    A handle that the kernel does not pass through is virtual where `idle_files` has it so: it does not keep hot bytes
+    where they are, but goes over to the object when they go. The policy sees by the file's times that it rests.
     """
 
     def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, nodes: Nodes, session: Session) -> None:
@@ -50,12 +52,14 @@ class Files:
         self._session = session
         restorer.came_back = self._came_back
         self._reviving: dict[Ino, trio.Event] = {}
-        self._open: dict[Handle, OpenFile] = {}
-        self._free: list[int] = []
-        self._indices = 0
+        tier.open_files.let_go = self._let_go
+        tier.open_files.come_back = self._came_back
+        is_idle_moved = tier.settings.open_files == "idle"
+        self._idle_files = tier.settings.idle_files if is_idle_moved else ()
+        self.handles = Handles()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.handles)
 
     def now(self) -> int:
         """The time, in nanoseconds since the epoch."""
@@ -66,28 +70,16 @@ class Files:
         if self.attachments:
             self.attachments.drop_directories()
 
-    def get(self, handle: Handle) -> OpenFile:
-        """The open file of a handle. EBADF."""
-        try:
-            return self._open[handle]
-        except KeyError:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
-
-    def any_of(self, ino: Ino) -> OpenFile | None:
-        """Some open file of a node, one on hot bytes if there is one."""
-        found = [file for file in self._open.values() if file.ino == ino]
-        return next((file for file in found if file.fd is not None), found[0] if found else None)
-
     def close(self) -> None:
         """Close every handle."""
-        for handle in list(self._open):
+        for handle in self.handles.handles():
             self.release(handle)
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
-    def adopt(self, ino: Ino, fd: Fd, flags: int, st: os.stat_result | None = None) -> Handle:
+    def adopt(self, ino: Ino, fd: Fd, flags: int, path: bytes | None, st: os.stat_result | None = None) -> Handle:
         """A handle on a descriptor that was just opened, which belongs to the handle from now on."""
-        file = OpenFile(ino, self._index(), flags)
+        file = self._opened(ino, flags, path)
         st = st or os.fstat(fd)
         self._attach(file, fd, st)
         return self._add(file, st)
@@ -95,34 +87,32 @@ class Files:
     def open(self, ino: Ino, path: bytes, flags: int, record: Record | None) -> Handle:
         """open(2) of a file that exists. Never waits: a cold file's first chunk is asked for only. EIO when lost."""
         if record is None:
-            if flags & os.O_ACCMODE != os.O_RDONLY:
+            if flags & os.O_ACCMODE != os.O_RDONLY and (flags & os.O_TRUNC or not self._is_virtual(ino, path)):
                 self._tier.write_expected(path)
-            return self.adopt(ino, self._open_hot(path, flags, flags & os.O_TRUNC), flags)
+            return self.adopt(ino, self._open_hot(path, flags, flags & os.O_TRUNC), flags, path)
         if flags & os.O_TRUNC:
-            return self.adopt(ino, self.replace(path, record, flags), flags)
+            return self.adopt(ino, self.replace(path, record, flags), flags, path)
         if record.residency is Residency.LOST or record.object is None:
             raise FileLost(f"{os.fsdecode(path)} is lost: {why_lost(record)}")
-        file = OpenFile(ino, self._index(), flags, reader=self._reader(ino, record.object), stored=record.object)
-        self._tier.open_files.opened_object(record.object.key)
+        file = self._opened(ino, flags, path)
+        self._attach_object(file, record.object)
         if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:
             file.reader.start()
         return self._add(file)
 
     def release(self, handle: Handle) -> None:
         """The last close of a handle."""
-        file = self._open.pop(handle, None)
+        file = self.handles.pop(handle)
         if file is None:
             return
         self.modes.closed(file.ino)
         if self.attachments:
             self.attachments.detach(file.index)
-        self._free.append(file.index)
         self._session.drop(file.cell)
         if not self.modes.is_open(file.ino):
             self.parked.closed(file.ino)
-        if file.fd is not None and file.hot_ino is not None:
-            self._tier.open_files.closed(file.hot_ino, file.is_writer)
-            os.close(file.fd)
+        if file.fd is not None:
+            self._detach_hot(file)
             if file.is_writer:
                 self._tier.noticed(self._tier.catalog.get_by_ino(file.ino))
         if file.stored is not None:
@@ -149,20 +139,20 @@ class Files:
     def take_over(self, cells: list[Cell]) -> None:
         """Have the handles of another worker, by its cells; the nodes are known already. OSError: too many files."""
         for cell in cells:
-            index = cell.parent & _INDEX
+            backing_id, index = parts_of(cell.parent)
             file = OpenFile(cell.ino, index, cell.value, cell=cell.place)
-            self._indices = max(self._indices, index)
-            self._open[Handle(cell.parent)] = file
-            self.modes.taken_over(cell.ino, cell.parent >> 32)
+            self.handles.add(backing_id, file)
+            self.modes.taken_over(cell.ino, backing_id)
             self._find_again(file)
-        used = {file.index for file in self._open.values()}
-        self._free = [index for index in range(1, self._indices + 1) if index not in used]
+        self.handles.took_over()
         last = self._session.last_backing_id
         self.modes.drop_unknown((last, last + 1))  # registered, and the worker died before a handle had it
 
     def _find_again(self, file: OpenFile) -> None:
         """Open what a handle was on: by its name, by what was parked when that went, or the object."""
         parked = self.parked.inherited_fd("hot", file.ino)
+        with suppress(OSError):  # it has no name any more
+            file.is_virtual = self._is_virtual(file.ino, self._nodes.path(file.ino))
         if self._hot_descriptor(file, is_known=False) is not None:
             return
         if parked is not None:
@@ -172,16 +162,13 @@ class Files:
         record = self.parked.inherited_record(file.ino) or self._tier.catalog.get_by_ino(file.ino)
         if record is None or record.object is None:
             return  # it is gone behind the mount: ESTALE
-        file.stored, file.reader = record.object, self._reader(file.ino, record.object)
-        self._tier.open_files.opened_object(record.object.key)
-        if self.attachments:
-            self.attachments.attach(file.index, None, record.object.size)
+        self._attach_object(file, record.object)
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
     async def read(self, handle: Handle, offset: int, size: int) -> Pieces:
         """pread(2); the bytes in one or more pieces, none at the end of the file."""
-        file = self.get(handle)
+        file = self.handles.get(handle)
         fd = self._hot_descriptor(file)
         if fd is None:
             return await self._read_object(file, offset, size)
@@ -196,7 +183,8 @@ class Files:
             else:
                 if count == size or offset + count >= os.fstat(fd).st_size:  # the kernel asks for whole pages
                     return [memoryview(buffer)[:count]]
-        return [memoryview(await trio.to_thread.run_sync(os.pread, fd, size, offset))]
+        with file.in_use():
+            return [memoryview(await trio.to_thread.run_sync(os.pread, fd, size, offset))]
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """pwrite(2); a cold file is restored first."""
@@ -208,7 +196,7 @@ class Files:
 
     async def writable(self, handle: Handle) -> Fd:
         """The hot descriptor of a handle that is about to change the file."""
-        file = self.get(handle)
+        file = self.handles.get(handle)
         fd = self._hot_descriptor(file)
         for _ in range(_TRIES):
             if fd is not None:
@@ -241,7 +229,7 @@ class Files:
         if under_way is not None:
             await under_way.wait()
             return
-        file, record = self.any_of(node.ino), node.record
+        file, record = self.handles.any_of(node.ino), node.record
         if file is None or file.stored is None or record is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._reviving[node.ino] = trio.Event()
@@ -250,7 +238,7 @@ class Files:
             try:
                 apply_attributes(fd, (node.record or record).attributes)
                 self.parked.file(node.ino, fd)
-                for one in [one for one in self._open.values() if one.ino == node.ino and one.fd is None]:
+                for one in [one for one in self.handles.of(node.ino) if one.fd is None]:
                     self._detach_object(one)
                     self._attach(one, Fd(os.dup(fd)), os.fstat(fd))
             finally:
@@ -260,12 +248,13 @@ class Files:
 
     async def sync(self, handle: Handle, data_only: bool) -> None:
         """fsync(2), fdatasync(2). A file without hot bytes has nothing to write but its record."""
-        file = self.get(handle)
+        file = self.handles.get(handle)
         fd = self._hot_descriptor(file)
         if fd is None:
             await trio.to_thread.run_sync(self._tier.catalog.sync)
         else:
-            await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
+            with file.in_use():
+                await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
 
     async def _read_object(self, file: OpenFile, offset: int, size: int) -> Pieces:
         reader, stored = file.reader, file.stored
@@ -278,7 +267,8 @@ class Files:
             return await reader.read(offset, size)
         except (ObjectMissing, ObjectChanged) as error:
             if file.fd is not None:  # it came back meanwhile
-                return [memoryview(await trio.to_thread.run_sync(os.pread, file.fd, size, offset))]
+                with file.in_use():
+                    return [memoryview(await trio.to_thread.run_sync(os.pread, file.fd, size, offset))]
             if isinstance(error, ObjectMissing):
                 self._tier.missing(stored)
                 raise
@@ -309,10 +299,23 @@ class Files:
 
     def _came_back(self, ino: Ino) -> None:
         """A file has hot bytes again: its handles go over to them now, because its name may go before they are used."""
-        for file in self._open.values():
-            if file.ino == ino and file.fd is None:
+        for file in self.handles.of(ino):
+            if file.fd is None:
                 with suppress(OSError):  # too many descriptors: at its next use
                     self._hot_descriptor(file)
+
+    def _let_go(self, record: Record) -> None:
+        """The hot bytes of a file are about to go: virtual handles go over to the object. NotEligible: one is busy."""
+        files = [file for file in self.handles.of(record.ino) if file.fd is not None]
+        if record.object is None or any(file.users or not file.is_virtual for file in files):
+            raise NotEligible("open")
+        for file in files:
+            self._detach_hot(file)
+            self._attach_object(file, record.object)
+
+    def _is_virtual(self, ino: Ino, path: bytes) -> bool:
+        """Whether a handle on a file lets go of hot bytes."""
+        return bool(self._idle_files) and not self.modes.backing_id(ino) and matches(path, self._idle_files)
 
     def _hot_descriptor(self, file: OpenFile, is_known: bool = True) -> Fd | None:
         """The descriptor of a handle; opened now when the file has come back to the hot tier since."""
@@ -328,7 +331,7 @@ class Files:
             if self._tier.numbers.of(st) != file.ino:
                 os.close(fd)
                 return None
-            if file.is_writer:
+            if file.is_writer and not file.is_virtual:
                 self._tier.write_expected(path)
             self._detach_object(file)
             self._attach(file, fd, st, is_known)
@@ -346,28 +349,35 @@ class Files:
     def _attach(self, file: OpenFile, fd: Fd, st: os.stat_result, is_known: bool = True) -> None:
         file.fd = fd
         file.hot_ino = HotIno(st.st_ino)
-        self._tier.open_files.opened(file.hot_ino, file.is_writer)
+        self._tier.open_files.opened(file.hot_ino, file.is_writer, file.is_virtual)
         if self.attachments:
             self.attachments.attach(file.index, fd, 0, is_known)
+
+    def _detach_hot(self, file: OpenFile) -> None:
+        if file.fd is not None and file.hot_ino is not None:
+            self._tier.open_files.closed(file.hot_ino, file.is_writer, file.is_virtual)
+            os.close(file.fd)
+            file.fd = file.hot_ino = None
+
+    def _attach_object(self, file: OpenFile, stored: ObjectRef) -> None:
+        file.stored, file.reader = stored, self._reader(file.ino, stored)
+        self._tier.open_files.opened_object(stored.key)
+        if self.attachments:
+            self.attachments.attach(file.index, None, stored.size)
 
     def _detach_object(self, file: OpenFile) -> None:
         if file.stored is not None:
             self._tier.open_files.closed_object(file.stored.key)
             file.stored = file.reader = None
 
-    def _index(self) -> int:
-        if self._free:
-            return self._free.pop()
-        self._indices += 1
-        return self._indices
+    def _opened(self, ino: Ino, flags: int, path: bytes | None) -> OpenFile:
+        is_virtual = path is not None and self._is_virtual(ino, path)
+        return OpenFile(ino, self.handles.new_index(), flags, is_virtual=is_virtual)
 
     def _add(self, file: OpenFile, st: os.stat_result | None = None) -> Handle:
-        if self.attachments and file.stored:
-            self.attachments.attach(file.index, None, file.stored.size)
-        backing_id = self.modes.opened(file.ino, file.fd, st)
+        backing_id = self.modes.opened(file.ino, None if file.is_virtual else file.fd, st)
         if backing_id > self._session.last_backing_id:
             self._session.last_backing_id = backing_id
-        handle = Handle(backing_id << 32 | file.index)
+        handle = self.handles.add(backing_id, file)
         file.cell = self._session.handle(handle, file.ino, file.flags)
-        self._open[handle] = file
         return handle

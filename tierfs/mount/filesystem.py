@@ -126,7 +126,7 @@ class Filesystem:
         st = give_to_caller(self._hot, path, fd, mode, caller)
         found = Found(self.tree.tier.numbers.of(st), st)
         self.nodes.looked_up(found.ino, parent, name)
-        return found, self.files.adopt(found.ino, fd, flags, st)
+        return found, self.files.adopt(found.ino, fd, flags, path, st)
 
     def _open_existing(self, parent: Ino, name: bytes, flags: int, caller: Caller) -> tuple[Found, Handle]:
         """What open(2) with O_CREAT does to a file that the kernel did not know to be there."""
@@ -331,7 +331,7 @@ class Filesystem:
 
     async def _truncate(self, ino: Ino, size: int, handle: Handle | None) -> None:
         node = self.nodes.removed_one(ino)
-        if handle is not None and (fd := self.files.get(handle).fd) is not None:
+        if handle is not None and (fd := self.files.handles.get(handle).fd) is not None:
             os.ftruncate(fd, size)
             return
         if node:

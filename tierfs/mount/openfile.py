@@ -1,7 +1,8 @@
 """One open file, and what it needs of others: a reader of its object, a place in the native module."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,7 +44,7 @@ class Readers(Protocol):
 
 @dataclass(slots=True)
 class OpenFile:
-    """One handle; `cell` is its place in the session.
+    """One handle; `cell` is its place in the session. A virtual one lets go of `fd` while it has no `users`.
 
     INVARIANT: `fd` or `reader` is set, or the file is gone behind the mount; `stored` is the object of `reader`.
     """
@@ -56,6 +57,17 @@ class OpenFile:
     reader: Reader | None = None
     stored: ObjectRef | None = None
     cell: int = 0
+    is_virtual: bool = False
+    users: int = 0
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Somebody else than the loop works with `fd` in this block: it is not closed meanwhile."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     @property
     def is_writer(self) -> bool:

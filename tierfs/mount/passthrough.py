@@ -51,6 +51,11 @@ class IoModes:
         """How many backing ids are held."""
         return sum(1 for inode in self._open.values() if inode.backing_id)
 
+    def backing_id(self, ino: Ino) -> int:
+        """What handles on a node that is open have, CACHED also where there are none."""
+        inode = self._open.get(ino)
+        return inode.backing_id if inode else CACHED
+
     def is_open(self, ino: Ino) -> bool:
         """Whether there are handles on a node."""
         return ino in self._open

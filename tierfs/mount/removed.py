@@ -45,7 +45,7 @@ class RemovedFiles:
 
     def park(self, found: Found) -> None:
         """What is open and about to lose its name is kept for the next worker."""
-        file = self._files.any_of(found.ino) if self._files.modes.is_open(found.ino) else None
+        file = self._files.handles.any_of(found.ino) if self._files.modes.is_open(found.ino) else None
         if file and file.fd is not None:
             self._files.parked.file(found.ino, file.fd)
         elif file and found.record:
@@ -98,13 +98,13 @@ class RemovedFiles:
         """open(2) through a descriptor in /proc. ESTALE."""
         fd = await self.bytes_of(node, keeps_bytes=not flags & os.O_TRUNC)
         opened = os.open(by_fd(fd), flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_CLOEXEC)
-        return self._files.adopt(node.ino, Fd(opened), flags)
+        return self._files.adopt(node.ino, Fd(opened), flags, None)
 
     def _descriptor(self, node: Node) -> int | None:
         """A descriptor, None for a cold file. ESTALE where nothing holds it open."""
         if node.descriptor is not None:
             return node.descriptor
-        file = self._files.any_of(node.ino)
+        file = self._files.handles.any_of(node.ino)
         if file and file.fd is not None:
             return file.fd
         if node.record is None:

@@ -75,24 +75,30 @@ _OPCODES = {
     47: "copy_file_range",
     53: "copy_file_range",
 }
+_AUTO_INVAL_DATA = 1 << 12
 _PASSTHROUGH = 1 << 37
 _HAS_RESEND = 1 << 39
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a session asks the kernel for; with `init_request`, that of the connection, it goes on with an old one."""
+    """What a session asks the kernel for; nobody but the mount changes files where it `is_only_writer`.
+
+    With `init_request`, that of the connection, it goes on with an old one, to which so much was `granted`.
+    """
 
     passthrough: bool
-    cache_directories: bool
+    is_only_writer: bool
     init_request: bytes = b""
+    granted: int = 0
 
 
 def configure(wishes: Wishes, cache_s: int) -> None:
     """Say what the next session asks the kernel for, or which one it goes on with."""
     _native.configure(
         passthrough=wishes.passthrough,
-        cache_directories=wishes.cache_directories,
+        cache_directories=wishes.is_only_writer,
+        keep_pages=wishes.is_only_writer and not wishes.granted & _AUTO_INVAL_DATA,
         max_background=MAX_BACKGROUND,
         max_readahead=_MAX_READAHEAD,
         cache_seconds=cache_s,

@@ -15,6 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "attributes.h"
+
 /* Two directories whose numbers agree in the lower bits take turns: who comes last stays. */
 #define KEPT 256
 
@@ -53,22 +55,7 @@ bool directory_attributes(uint64_t nodeid, struct attr *out) {
     const struct kept *directory = find(nodeid);
     struct stat st;
     if (!directory || fstat(directory->fd, &st)) return false;
-    *out = (struct attr){
-        .ino = nodeid,
-        .size = (uint64_t)st.st_size,
-        .blocks = (uint64_t)st.st_blocks,
-        .atime = (uint64_t)st.st_atim.tv_sec,
-        .mtime = (uint64_t)st.st_mtim.tv_sec,
-        .ctime = (uint64_t)st.st_ctim.tv_sec,
-        .atimensec = (uint32_t)st.st_atim.tv_nsec,
-        .mtimensec = (uint32_t)st.st_mtim.tv_nsec,
-        .ctimensec = (uint32_t)st.st_ctim.tv_nsec,
-        .mode = st.st_mode,
-        .nlink = (uint32_t)st.st_nlink,
-        .uid = st.st_uid,
-        .gid = st.st_gid,
-        .blksize = (uint32_t)st.st_blksize,
-    };
+    *out = attributes_of(nodeid, &st);
     return true;
 }
 

@@ -46,17 +46,18 @@ __attribute__((visibility("default"))) int fuse_session_mount(struct fuse_sessio
 
 static PyObject *configure(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"passthrough", "cache_directories", "max_background", "max_readahead",
+    static char *names[] = {"passthrough", "cache_directories", "keep_pages", "max_background", "max_readahead",
                             "cache_seconds", NULL};
-    int passthrough, cache_directories;
+    int passthrough, cache_directories, keep_pages;
     unsigned int max_background, max_readahead, cache_seconds;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$ppIII", names, &passthrough, &cache_directories, &max_background,
-                                     &max_readahead, &cache_seconds))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$pppIII", names, &passthrough, &cache_directories, &keep_pages,
+                                     &max_background, &max_readahead, &cache_seconds))
         return NULL;
     if (max_background > UINT16_MAX) return PyErr_Format(PyExc_ValueError, "max_background has 16 bits");
     tap_configure(&(struct tap_limits){
         .passthrough = passthrough,
         .cache_directories = cache_directories,
+        .keep_pages = keep_pages,
         .max_background = (uint16_t)max_background,
         .max_readahead = max_readahead,
         .cache_seconds = cache_seconds,

@@ -26,6 +26,7 @@ enum {
     OP_COPY_FILE_RANGE_64 = 53, /* kernel 6.18: the same request, and the same 8 bytes back */
 };
 
+#define INIT_AUTO_INVAL_DATA (UINT64_C(1) << 12)
 #define INIT_HANDLE_KILLPRIV_V2 (UINT64_C(1) << 28)
 #define INIT_EXT (UINT64_C(1) << 30)
 #define INIT_PASSTHROUGH (UINT64_C(1) << 37)
@@ -68,6 +69,13 @@ struct attr {
     uint32_t atimensec, mtimensec, ctimensec, mode, nlink, uid, gid, rdev, blksize, flags;
 };
 
+#define GETATTR_FH (1u << 0)
+
+struct getattr_in {
+    uint32_t getattr_flags, dummy;
+    uint64_t fh;
+};
+
 struct attr_out {
     uint64_t attr_valid; /* seconds */
     uint32_t attr_valid_nsec, padding;
@@ -89,6 +97,12 @@ struct open_out {
 struct write_in {
     uint64_t fh, offset;
     uint32_t size, write_flags;
+    uint64_t lock_owner;
+    uint32_t flags, padding; /* the bytes follow */
+};
+
+struct write_out {
+    uint32_t size, padding;
 };
 
 struct read_in {
@@ -134,6 +148,7 @@ _Static_assert(sizeof(struct out_header) == 16, "layout of fuse_out_header");
 _Static_assert(sizeof(struct init_out) == 40, "layout of fuse_init_out up to max_stack_depth");
 _Static_assert(sizeof(struct attr_out) == 104, "layout of fuse_attr_out");
 _Static_assert(sizeof(struct entry_out) == 128, "layout of fuse_entry_out");
+_Static_assert(sizeof(struct write_in) == 40, "layout of fuse_write_in");
 _Static_assert(sizeof(struct open_out) == 16, "layout of fuse_open_out");
 
 #endif

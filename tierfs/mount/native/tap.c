@@ -13,10 +13,11 @@
  *   WRITE    whether set-user-ID and set-group-ID go with it (HANDLE_KILLPRIV_V2), which pyfuse3 does not pass on
  *   RELEASE  of a file that changed in passthrough: the kernel has not seen stores through a mapping change its times
  *
- *   READ     a large reply leaves in a thread of its own (replies.h)
- *   FSYNC    of a hot file: done and answered in threads (syncs.h)
+ *   READ     of a cold file: a large reply leaves in a thread of its own (replies.h)
+ *   READ, WRITE, FSYNC   of a hot file: done and answered here, or in threads (hotfiles.h)
  *   INIT     kept for the next process on this connection; after tap_resume() it is read once more, and not answered
  *   GETATTR, LOOKUP   answered here for directories that are kept (directories.h)
+ *   GETATTR  through a handle on a hot file: answered here
  *
  * Nothing in a request is believed before its length was compared with what was read.
  */
@@ -30,12 +31,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "attributes.h"
 #include "directories.h"
+#include "hotfiles.h"
 #include "inflight.h"
 #include "protocol.h"
 #include "replies.h"
-#include "syncs.h"
 
+/* Somebody who loses set-user-ID by a write: the kernel has said so already. */
+#define NOT_ROOT 1
 /* Copies in one go; a longer one is cut short, as copy_file_range(2) may be, and the loop stays responsive. */
 #define LONGEST_COPY (1u << 20)
 /* Requests answered here in a row before the rest of the process gets its turn. */
@@ -102,7 +106,7 @@ void tap_reset(void) {
     free(tap.attached);
     directories_drop();
     replies_finish();
-    syncs_finish();
+    hotfiles_finish();
     inflight_track(NULL, 0);
     memset(&tap, 0, sizeof tap);
 }
@@ -226,9 +230,32 @@ static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
     return 0;
 }
 
+/* Reads, writes and syncs of hot files; those of cold ones wait for the bucket, and are for Python. */
+
 static bool do_fsync(int fuse_fd, uint64_t unique, const struct fsync_in *in) {
     const struct attached *file = find_attached(in->fh);
-    return file && file->fd >= 0 && sync_soon(fuse_fd, unique, file->fd, in->fsync_flags & FSYNC_FDATASYNC);
+    return file && file->fd >= 0 && hot_sync(fuse_fd, unique, file->fd, in->fsync_flags & FSYNC_FDATASYNC);
+}
+
+/* The kernel asks for the size before it reads where it knows of no bytes. */
+static bool do_getattr(uint64_t nodeid, const struct getattr_in *in, struct attr *out) {
+    const struct attached *file = in->getattr_flags & GETATTR_FH ? find_attached(in->fh) : NULL;
+    struct stat st;
+    if (!file || file->fd < 0 || fstat(file->fd, &st)) return false;
+    *out = attributes_of(nodeid, &st);
+    return true;
+}
+
+static bool do_read(int fuse_fd, uint64_t unique, const struct read_in *in) {
+    const struct attached *file = find_attached(in->fh);
+    return file && file->fd >= 0 && hot_read(fuse_fd, unique, file->fd, in);
+}
+
+static bool do_write(int fuse_fd, uint64_t unique, const struct write_in *in, size_t length) {
+    const struct attached *file = find_attached(in->fh);
+    if (!file || file->fd < 0) return false;
+    if (in->write_flags & WRITE_KILL_SUIDGID) drop_privileges(file->fd, NOT_ROOT);
+    return hot_write(fuse_fd, unique, file->fd, in, length);
 }
 
 /* Answer a request that pyfuse3 has no handler for, or that needs none. False when it is not one of them. */
@@ -243,7 +270,9 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
     switch (in->opcode) {
     case OP_GETATTR:
         payload.attr.attr_valid = tap.limits.cache_seconds;
-        if (!directory_attributes(in->nodeid, &payload.attr.attr)) return false;
+        if (!directory_attributes(in->nodeid, &payload.attr.attr) &&
+            !(length >= sizeof(struct getattr_in) && do_getattr(in->nodeid, argument, &payload.attr.attr)))
+            return false;
         payload_size = sizeof payload.attr;
         error = 0;
         break;
@@ -265,6 +294,11 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
         if (length >= sizeof(struct copy_in)) error = do_copy(argument, in->uid, &payload.number);
         payload_size = sizeof payload.number;
         break;
+    case OP_READ:
+        return length >= sizeof(struct read_in) && do_read(fd, in->unique, argument);
+    case OP_WRITE:
+        return length >= sizeof(struct write_in) &&
+               do_write(fd, in->unique, argument, length - sizeof(struct write_in));
     case OP_FSYNC:
         return length >= sizeof(struct fsync_in) && do_fsync(fd, in->unique, argument);
     case OP_IOCTL: /* every open() of a C library's stdio asks whether the file is a terminal */
@@ -303,7 +337,7 @@ static bool note(int fd, const struct in_header *in, size_t length) {
     case OP_WRITE:
         if (length >= sizeof(struct write_in))
             tap.kills_privileges = ((const struct write_in *)argument)->write_flags & WRITE_KILL_SUIDGID;
-        return false;
+        return answer(fd, in, argument, length);
     case OP_RELEASE:
         if (length >= sizeof(struct release_in)) note_release(fd, in->nodeid, argument);
         return false;
@@ -338,6 +372,8 @@ ssize_t tap_read(int fd, void *buffer, size_t size, void *userdata) {
 /* ---- replies -------------------------------------------------------------------------------------------------- */
 
 static void change_init(struct init_out *out) {
+    /* What a write changes of the times the kernel hears later: it is no reason to forget the pages that were written. */
+    if (tap.limits.keep_pages) out->flags &= ~(uint32_t)INIT_AUTO_INVAL_DATA;
     uint64_t wanted = INIT_HANDLE_KILLPRIV_V2;
     if (tap.limits.passthrough) wanted |= INIT_PASSTHROUGH;
     wanted &= tap.offered;

@@ -14,6 +14,7 @@
 struct tap_limits {
     bool passthrough;       /* ask for FUSE_PASSTHROUGH, open with a backing id where the file handle has one */
     bool cache_directories; /* let the kernel keep listings until it changes the directory itself */
+    bool keep_pages;        /* the kernel keeps what it knows of a file whatever becomes of the file's times */
     uint16_t max_background;
     uint32_t max_readahead; /* bytes; 0 leaves the kernel's own */
     uint32_t cache_seconds; /* how long the kernel keeps what is answered here */
