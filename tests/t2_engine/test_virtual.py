@@ -142,9 +142,10 @@ async def test_a_release_that_fails_gives_the_bytes_back(machine: Machine, monke
     def refuse(_path: bytes) -> None:
         raise PermissionError(1, "immutable")
 
-    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+    with monkeypatch.context() as patch:
         patch.setattr(machine.hot, "unlink", refuse)
-        await machine.release(LOG)
+        with pytest.raises(PermissionError):
+            await machine.release(LOG)
     assert machine.residency(LOG) is Residency.MIRRORED
     check_invariants(machine)
     await file.write(0, b"S")

@@ -1,4 +1,4 @@
-"""Files that applications keep open for as long as they run: their hot bytes go underneath them, and nobody can tell."""
+"""Files that applications keep open for as long as they run: hot bytes go underneath them, and nobody can tell."""
 
 import mmap
 import os
@@ -52,7 +52,7 @@ def forget_pages(fd: int) -> None:
 
 
 def test_a_log_goes_cold_while_it_is_open(mount: Mount, place: Path, opened: ExitStack) -> None:
-    """Its readers and its writer go on: with what the kernel has kept, with the object, with the file that came back."""
+    """Readers and the writer go on: with what the kernel has kept, with the object, with the file that came back."""
     path = place / "0.log"
     writer = segment(opened, path)
     reader = keep_open(opened, path, os.O_RDONLY)
