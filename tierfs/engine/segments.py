@@ -1,0 +1,78 @@
+"""Segments in the tree: which other files move with one.
+
+What a segment is, core.segments and core.policy say by names; here these are looked up. Segments are small (as many
+files as there are patterns), so their names are asked for one by one, and a directory is listed only to see which of
+its segments are the newest.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+
+from tierfs.core.policy import HotFile, Segment, matches, segments_of, why_for_good
+from tierfs.core.reports import Verb
+from tierfs.core.segments import segment_of
+from tierfs.engine.tier import Tier
+from tierfs.stores.hot import join, split
+
+
+def others_of(tier: Tier, path: bytes) -> list[bytes]:
+    """The other files of the segment that a file belongs to, of either tier."""
+    name = segment_of(path, tier.settings.segments)
+    paths = name.paths(tier.settings.segments) if name else []
+    return [one for one in paths if one != path and (tier.catalog.get(one) or tier.hot.lstat_or_none(one))]
+
+
+def to_move_along(tier: Tier, verb: Verb, path: bytes) -> list[bytes]:
+    """What else an operator moves with a file: the rest of its segment, without what stays hot for good."""
+    others = others_of(tier, path)
+    if verb == "restore":
+        return [one for one in others if tier.cold_record(one)]
+    stats = [(one, tier.hot.lstat_or_none(one)) for one in others if not tier.cold_record(one)]
+    files = [tier.look(one, st) for one, st in stats if st]
+    free = [file.path for file in files if why_for_good(file, tier.settings) is None]
+    return [one for one in free if verb == "archive" or not matches(one, tier.settings.keep_hot)]
+
+
+def to_bring_along(tier: Tier, path: bytes) -> list[bytes]:
+    """The cold files of the segment that are to come back because a file of it is written to: none that is larger.
+
+    Whoever writes to a log writes to its indexes next, and those are small beside it. Whoever writes to an index may
+    never ask for the log, and that would fill the hot tier.
+    """
+    written = tier.cold_record(path)
+    others = [tier.cold_record(one) for one in others_of(tier, path)] if written else []
+    return [one.path for one in others if one and written and one.attributes.size <= written.attributes.size]
+
+
+def members_in(tier: Tier, directory: bytes) -> Iterator[HotFile]:
+    """All files with hot bytes in a directory that belong to segments. Nothing where there is no such directory."""
+    try:
+        names = [os.fsencode(entry.name) for entry in tier.hot.scan(directory)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for path in (join(directory, name) for name in names):
+        if segment_of(path, tier.settings.segments):
+            st = tier.hot.lstat_or_none(path)
+            if st and stat.S_ISREG(st.st_mode):
+                yield tier.look(path, st)
+
+
+class Surroundings:
+    """The segments that files stand in. What was seen of one directory is kept until another is asked for."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._directory: bytes | None = None
+        self._segments: dict[bytes, Segment] = {}
+
+    def segment_with(self, file: HotFile) -> Segment:
+        """The segment of a file with hot bytes."""
+        settings, directory = self._tier.settings, split(file.path)[0]
+        if segment_of(file.path, settings.segments) is None:
+            return Segment(None, (file,))
+        if directory != self._directory:
+            found = segments_of(members_in(self._tier, directory), settings)
+            self._segments = {one.path: segment for segment in found for one in segment.members}
+            self._directory = directory
+        return self._segments.get(file.path, Segment(None, (file,)))
