@@ -58,7 +58,9 @@ class Room:
 
     async def _make(self, wanted_bytes: int, reason: str) -> bool:
         files = await self._mirrored()
-        actions = plan_room(files, wanted_bytes, self._settings, self._tier.now(), reason)
+        # In a thread, as the daemon plans: many files take longer than the loop may.
+        now_ns = self._tier.now()
+        actions = await trio.to_thread.run_sync(plan_room, files, wanted_bytes, self._settings, now_ns, reason)
         before = self._fill().used
         await self._daemon.release(actions)
         freed = before - self._fill().used
@@ -72,13 +74,13 @@ class Room:
         for index, path in enumerate([one.path for one in self._tier.catalog.records(Residency.MIRRORED)]):
             if index % _LOOKS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            st = self._tier.hot.lstat_or_none(path)
+            st = None if path in files else self._tier.hot.lstat_or_none(path)
             if st:
                 files[path] = self._tier.look(path, st)
             directory = split(path)[0]
             if segment_of(path, self._settings.segments) and directory not in listed:
                 listed.add(directory)
-                files |= {one.path: one for one in members_in(self._tier, directory)}
+                files |= {one.path: one for one in await members_in(self._tier, directory)}
         return list(files.values())
 
     def _fill(self) -> Fill:

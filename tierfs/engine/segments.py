@@ -7,7 +7,9 @@ its segments are the newest.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection
+
+import trio
 
 from tierfs.core.policy import HotFile, Segment, matches, segments_of, why_for_good
 from tierfs.core.reports import Verb
@@ -15,17 +17,20 @@ from tierfs.core.segments import segment_of
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import join, split
 
+_LOOKS_AT_ONCE = 200  # files that the loop looks at before it serves others
 
-def others_of(tier: Tier, path: bytes) -> list[bytes]:
-    """The other files of the segment that a file belongs to, of either tier."""
+
+def others_of(tier: Tier, path: bytes, known: Collection[bytes] = ()) -> list[bytes]:
+    """The other files of the segment that a file belongs to, of either tier, without those that are known already."""
     name = segment_of(path, tier.settings.segments)
     paths = name.paths(tier.settings.segments) if name else []
-    return [one for one in paths if one != path and (tier.catalog.get(one) or tier.hot.lstat_or_none(one))]
+    others = [one for one in paths if one != path and one not in known]
+    return [one for one in others if tier.catalog.get(one) or tier.hot.lstat_or_none(one)]
 
 
-def to_move_along(tier: Tier, verb: Verb, path: bytes) -> list[bytes]:
+def to_move_along(tier: Tier, verb: Verb, path: bytes, known: Collection[bytes]) -> list[bytes]:
     """What else an operator moves with a file: the rest of its segment, without what stays hot for good."""
-    others = others_of(tier, path)
+    others = others_of(tier, path, known)
     if verb == "restore":
         return [one for one in others if tier.cold_record(one)]
     stats = [(one, tier.hot.lstat_or_none(one)) for one in others if not tier.cold_record(one)]
@@ -45,17 +50,20 @@ def to_bring_along(tier: Tier, path: bytes) -> list[bytes]:
     return [one.path for one in others if one and written and one.attributes.size <= written.attributes.size]
 
 
-def members_in(tier: Tier, directory: bytes) -> Iterator[HotFile]:
-    """All files with hot bytes in a directory that belong to segments. Nothing where there is no such directory."""
+async def members_in(tier: Tier, directory: bytes) -> list[HotFile]:
+    """All files with hot bytes in a directory that belong to segments; none where there is no such directory."""
     try:
         names = [os.fsencode(entry.name) for entry in tier.hot.scan(directory)]
     except (FileNotFoundError, NotADirectoryError):
-        return
-    for path in (join(directory, name) for name in names):
-        if segment_of(path, tier.settings.segments):
-            st = tier.hot.lstat_or_none(path)
-            if st and stat.S_ISREG(st.st_mode):
-                yield tier.look(path, st)
+        return []
+    members = []
+    for index, path in enumerate(join(directory, name) for name in names):
+        if index % _LOOKS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+        st = tier.hot.lstat_or_none(path) if segment_of(path, tier.settings.segments) else None
+        if st and stat.S_ISREG(st.st_mode):
+            members.append(tier.look(path, st))
+    return members
 
 
 class Surroundings:
@@ -66,13 +74,14 @@ class Surroundings:
         self._directory: bytes | None = None
         self._segments: dict[bytes, Segment] = {}
 
-    def segment_with(self, file: HotFile) -> Segment:
+    async def segment_with(self, file: HotFile) -> Segment:
         """The segment of a file with hot bytes."""
         settings, directory = self._tier.settings, split(file.path)[0]
         if segment_of(file.path, settings.segments) is None:
             return Segment(None, (file,))
         if directory != self._directory:
-            found = segments_of(members_in(self._tier, directory), settings)
+            self._directory, self._segments = None, {}
+            found = segments_of(await members_in(self._tier, directory), settings)
             self._segments = {one.path: segment for segment in found for one in segment.members}
             self._directory = directory
         return self._segments.get(file.path, Segment(None, (file,)))

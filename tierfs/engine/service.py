@@ -170,7 +170,7 @@ class Operator:
         else:
             file = tier.look(path, tier.hot.lstat(path))
             residency, now_ns = file.residency, tier.now()
-            segment = around.segment_with(file)
+            segment = await around.segment_with(file)
             if residency is Residency.MIRRORED:
                 reason = why_not_released_with(file, segment, settings, now_ns) or ""
             elif not stat.S_ISDIR(st.st_mode):
@@ -221,7 +221,7 @@ class Operator:
         refused: list[Outcome] = []
         for path in dict.fromkeys(paths):
             await self._collect(path, recursive, files, refused)
-        self._complete(verb, files)
+        await self._complete(verb, files)
         yield Total(len(files), sum(found.st.st_size for _, found in files))
         for outcome in refused:
             yield outcome
@@ -256,12 +256,14 @@ class Operator:
                 if stat.S_ISREG(at.st.st_mode):
                     files.append((inside, at))
 
-    def _complete(self, verb: Verb, files: list[tuple[bytes, Found]]) -> None:
+    async def _complete(self, verb: Verb, files: list[tuple[bytes, Found]]) -> None:
         """Add what is missing of the segments that are to be moved."""
         known = {path for path, _ in files}
-        for path in list(known) if self._engine.settings.segments else ():
-            for other in to_move_along(self._engine.tier, verb, path):
-                found = None if other in known else self._find(other)
+        for index, path in enumerate(list(known) if self._engine.settings.segments else []):
+            if index % _LOOKS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            for other in to_move_along(self._engine.tier, verb, path, known):
+                found = self._find(other)
                 if found:
                     known.add(other)
                     files.append((other, found))
