@@ -38,6 +38,11 @@ _READING = {
 
 KAFKA: Mapping[str, Choice] = {
     **_HISTORY,
+    "open_files": Choice("idle", "Kafka has every log open for reading and writing as long as it runs."),
+    "idle_files": Choice(
+        ("*.log", "*.log.cleaned", "*.log.swap"),
+        "Logs, also those that compaction opens under other names. Indexes are mapped, and stay with the kernel.",
+    ),
     "include": Choice(
         ("*.log", "*.index", "*.timeindex", "*.txnindex", "*.snapshot"),
         "Nothing but segments ever moves: checkpoints, locks, meta.properties and what a later version adds stay hot.",
