@@ -8,7 +8,7 @@ shared memory, where the bytes themselves are put.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -24,7 +24,7 @@ from tierfs.engine import scrub, snapshot, transfer, upload
 from tierfs.engine.arena import Place
 from tierfs.stores.cache import CacheCounters, ChunkCache
 from tierfs.stores.catalog_view import CatalogView
-from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, StoreCounters
 from tierfs.stores.lease import LeaseKeeper
 
 _LISTED_AT_ONCE = 1000
@@ -161,6 +161,10 @@ class ColdSide:
     def delete(self, job: Job, key: str) -> None:
         """See ColdStore."""
         self._store.delete(key)
+
+    def delete_many(self, job: Job, keys: Sequence[str]) -> Deleted:
+        """See ColdStore."""
+        return self._store.delete_many(keys)
 
     def list_open(self, job: Job, prefix: str) -> int:
         """Begin a listing of all objects whose key begins with `prefix`; returns its number."""

@@ -1,6 +1,6 @@
 """The cold tier as the engine sees it: the store's objects, and chunks of them by way of the cache. All of it waits."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from tierfs.engine.arena import Slot
 from tierfs.engine.calls import Call, Calls
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.snapshot import Order, Taken
-from tierfs.stores.cold import ObjectInfo
+from tierfs.stores.cold import Deleted, ObjectInfo
 
 #: Told that one chunk is in its slot, verified; answers whether the others are still wanted.
 Landed = Callable[[int], bool]
@@ -50,6 +50,10 @@ class ColdTier:
     async def delete(self, key: str) -> None:
         """Delete an object; deleting one that is not there succeeds."""
         await self._run("delete", key)
+
+    async def delete_many(self, keys: Sequence[str]) -> Deleted:
+        """Delete objects with as few requests as the store takes; what became of each. What is raised is about all."""
+        return cast(Deleted, await self._run("delete_many", keys))
 
     async def objects(self, prefix: str) -> AsyncGenerator[list[ObjectInfo], None]:
         """All objects whose key begins with `prefix`, many at a time; close it with aclosing()."""
