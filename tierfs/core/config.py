@@ -145,6 +145,11 @@ class Settings(BaseModel):
         ("*",), "Archive only files that match one of these shell patterns (with a slash: the whole path)."
     )
     exclude: Patterns = _setting((), "Never archive files that match one of these patterns.")
+    transient: Patterns = _setting(
+        (),
+        "Names that do not last: files that match are not archived, and a cold file that gets such a name keeps its "
+        "object under the old key.",
+    )
     pins: Patterns = _setting((), "Never release files that match one of these patterns.")
     min_size: Size = _setting(parse_size("4KiB"), "Leave files hot that are smaller than this.")
     high_watermark: Watermark = _setting(

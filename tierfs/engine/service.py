@@ -13,7 +13,7 @@ import trio
 from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.histogram import Histogram
-from tierfs.core.policy import why_not_archived, why_not_released
+from tierfs.core.policy import matches, why_not_archived, why_not_released
 from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import CheckOrder, Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
@@ -73,7 +73,7 @@ class Operator:
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
                 "deletions": len(e.tier.catalog.tombstones()),
-                "moves": len(e.tier.catalog.misplaced()),
+                "moves": sum(not matches(one.path, e.settings.transient) for one in e.tier.catalog.misplaced()),
             },
             "errors": {
                 "reads": seen.read_errors,

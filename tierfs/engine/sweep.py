@@ -18,6 +18,7 @@ import trio
 
 from tierfs.core.errors import BucketMissing, ObjectMissing, StoreError, StoreUnavailable, TierfsError
 from tierfs.core.keys import RESERVED, key_of
+from tierfs.core.policy import matches
 from tierfs.core.records import ObjectRef, Record, Tombstone
 from tierfs.core.residency import Residency
 from tierfs.core.steps import step
@@ -56,6 +57,7 @@ class Sweeper:
         self._deletes_at_once = _DELETES_AT_ONCE
         #: Keys that failed, by the order in which they did: they go last, as a sweep ends where the bucket seems down.
         self._troubled: dict[str, int] = {}
+        self._wanted: set[str] = set()  # keys that files are to be archived under, and others may have
         self._troubles = count(1)
         #: Whether an object may be deleted or overwritten, as far as snapshots go.
         self.covers: Callable[[Tombstone], bool] = lambda _tombstone: True
@@ -73,7 +75,12 @@ class Sweeper:
             event.set()
 
     async def clear(self, key: str) -> None:
-        """Delete what is still to be deleted under a key that the caller is using and about to write. StoreError."""
+        """Delete what is still to be deleted under a key that the caller is using and about to write. StoreError.
+
+        A file whose name does not last may still have the key: the next sweep takes it from that.
+        """
+        if self._catalog.get_by_key(key):
+            self._wanted.add(key)
         if self._catalog.is_buried(key) and not self._tier.open_files.objects[key]:
             await self._sync_deletions()
             await self._delete(key)
@@ -176,9 +183,7 @@ class Sweeper:
 
     async def _move_all(self) -> list[TierfsError]:
         """Move each misplaced object, in an order in which keys become free; a circle is broken by stepping aside."""
-        misplaced = sorted(
-            self._catalog.misplaced(), key=lambda one: self._trouble_of(one.object.key if one.object else "")
-        )
+        misplaced = sorted(self._to_move(), key=lambda one: self._trouble_of(one.object.key if one.object else ""))
         waiting = {record.path: record for record in misplaced}
         failures: list[TierfsError] = []
         turned_away = 0
@@ -205,6 +210,19 @@ class Sweeper:
                     self._failed([record.object.key] if record.object else ())
                     failures.append(error)
         return failures
+
+    def _to_move(self) -> list[Record]:
+        """The misplaced objects, but those of files whose names do not last, unless another file wants the key.
+
+        They would be copied only to be deleted.
+        """
+        misplaced, transient = self._catalog.misplaced(), self._tier.settings.transient
+        lasting = [record for record in misplaced if not matches(record.path, transient)]
+        wanted = self._wanted.union(key_of(self._tier.prefix, record.path) for record in lasting)
+        self._wanted.clear()  # who still wants one says so again
+        kept = {record.path for record in lasting}
+        others = [record for record in misplaced if record.path not in kept]
+        return lasting + [record for record in others if record.object and record.object.key in wanted]
 
     def _place_of(self, record: Record, waiting: Mapping[bytes, Record]) -> tuple[_Place, str]:
         wanted = key_of(self._tier.prefix, record.path)
