@@ -22,9 +22,12 @@ from tierfs.stores.cold import Deleted, ObjectInfo
 Landed = Callable[[int], bool]
 
 
-def upload_of(fd: Fd, key: str, attributes: Attributes, chunk_size: int) -> Call:
-    """An upload for ColdTier.put: the bytes of an open file become an object, which is verified; end() stops it."""
-    return Call("put", key, attributes, chunk_size, fd=fd)
+def upload_of(fd: Fd, key: str, attributes: Attributes, chunk_size: int, bytes_per_second: int = 0) -> Call:
+    """An upload for ColdTier.put: the bytes of an open file become an object, which is verified; end() stops it.
+
+    All uploads together send no more than `bytes_per_second`, on average; 0: no limit.
+    """
+    return Call("put", key, attributes, chunk_size, bytes_per_second, fd=fd)
 
 
 class ColdTier:

@@ -7,15 +7,20 @@ later, less and less often, and does not stop the others.
 import logging
 import os
 import stat
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+import outcome
 import trio
 
 from tierfs.core.config import Settings
 from tierfs.core.errors import CatalogError, NotEligible, TierfsError
+from tierfs.core.pace import Pace
 from tierfs.core.policy import Action, Fill, HotFile, Verb, next_try_ns, plan
+from tierfs.core.windows import parse_windows, why_held
 from tierfs.engine.archive import Archiver
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
@@ -41,7 +46,13 @@ class Passes:
 
 
 class Daemon:
-    """Runs the policy. INVARIANT: at most `archive_concurrency` files are on their way at any time."""
+    """Runs the policy.
+
+    Archives may take hours, releases and deletions must not wait for them: a pass hands its archives to a task that
+    goes on with them, and the next pass replaces those that have not begun by what it plans.
+
+    INVARIANT: at most `archive_concurrency` files are being archived for the policy at any time, and as many released.
+    """
 
     def __init__(self, tier: Tier, archiver: Archiver, sweeper: Sweeper, settings: Settings) -> None:
         self._tier = tier
@@ -50,22 +61,36 @@ class Daemon:
         self._settings = settings
         self.passes = Passes()
         self.is_leaving = False  # no movement is begun any more
+        self.minute_of_day: Callable[[int], int] = local_minute
+        self._windows = parse_windows(settings.archive_window)
+        self._is_above_high = False  # the hot tier, as the last plan saw it
+        self._pace = Pace(settings.archive_rate / 60)
+        self._waiting: deque[Action] = deque()  # archives that have not begun
+        self._is_archiving = False
+        self._archives = trio.CapacityLimiter(settings.archive_concurrency)
         #: What is done after a pass, whatever became of it.
         self.after_pass: Callable[[], Awaitable[None]] = _nothing
 
     async def run(self) -> None:
         """A pass now and after every interval, until cancelled."""
-        while True:
-            try:
-                await self.run_pass()
-            except (TierfsError, OSError) as error:
-                log.warning("the policy pass failed: %s", error)
-            await self.after_pass()
-            self.passes.next_ns = self._tier.now() + self._settings.policy_interval
-            await trio.sleep(self._settings.policy_interval.seconds)
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    await self.begin_pass(nursery)
+                except (TierfsError, OSError) as error:
+                    log.warning("the policy pass failed: %s", error)
+                await self.after_pass()
+                self.passes.next_ns = self._tier.now() + self._settings.policy_interval
+                await trio.sleep(self._settings.policy_interval.seconds)
 
     async def run_pass(self) -> None:
-        """One pass: what the bucket owes first, then archives, then releases."""
+        """One pass, and all that it archives."""
+        async with trio.open_nursery() as nursery:
+            passed = await outcome.acapture(self.begin_pass, nursery)
+        passed.unwrap()
+
+    async def begin_pass(self, nursery: trio.Nursery) -> None:
+        """One pass: what the bucket owes, and releases; archives go on in the nursery when it is over."""
         self.passes.last_ns = self._tier.now()
         if not self._settings.read_only:
             await self._sweep()
@@ -74,8 +99,11 @@ class Daemon:
             return
         actions = await self.plan()
         self.passes.planned = len(actions)
-        for verb, work in ((Verb.ARCHIVE, self._archive), (Verb.RELEASE, self._archiver.release)):
-            await self._carry_out([action for action in actions if action.verb is verb], work)
+        self._waiting = deque(action for action in actions if action.verb is Verb.ARCHIVE)
+        if self._waiting and not self._is_archiving:
+            self._is_archiving = True
+            nursery.start_soon(self._archive_waiting, nursery)
+        await self.release([action for action in actions if action.verb is Verb.RELEASE])
 
     async def release(self, actions: list[Action]) -> None:
         """Release files; what fails is tried again later, as in a pass."""
@@ -92,7 +120,13 @@ class Daemon:
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )
-        return plan(files, fill, self._settings, self._tier.now())
+        self._is_above_high = fill.excess_over(self._settings.high_watermark) > 0
+        actions = plan(files, fill, self._settings, self._tier.now())
+        return [action for action in actions if action.verb is not Verb.ARCHIVE] if self.why_held() else actions
+
+    def why_held(self) -> str | None:
+        """Why no archive is begun now; None when it may."""
+        return why_held(self._windows, self.minute_of_day(self._tier.now()), self._is_above_high)
 
     async def _sweep(self) -> None:
         try:
@@ -124,6 +158,32 @@ class Daemon:
         log.info("archived %s (%d bytes)", os.fsdecode(path), record.attributes.size)
         return record
 
+    async def _archive_waiting(self, nursery: trio.Nursery) -> None:
+        """Begin one archive after the other, as concurrency, rate and window let them, until none waits."""
+        try:
+            while True:
+                turn = object()
+                await self._archives.acquire_on_behalf_of(turn)
+                action = await self._next_archive()
+                if action is None:
+                    self._archives.release_on_behalf_of(turn)
+                    return
+                nursery.start_soon(self._carry_out_one, action, self._archive, self._archives, turn)
+        finally:
+            self._is_archiving = False
+
+    async def _next_archive(self) -> Action | None:
+        while self._waiting and not self.is_leaving:
+            now_ns = round(trio.current_time() * 1e9)
+            if wait_ns := self._pace.wait_ns(now_ns):
+                await trio.sleep(wait_ns / 1e9)  # what waits then may be something else
+            elif self.why_held():
+                self._waiting.clear()
+            else:
+                self._pace = self._pace.spent(1, now_ns)
+                return self._waiting.popleft()
+        return None
+
     async def _carry_out(self, actions: list[Action], work: Callable[[bytes], Awaitable[object]]) -> None:
         limit = trio.CapacityLimiter(self._settings.archive_concurrency)
         async with trio.open_nursery() as nursery:
@@ -131,10 +191,10 @@ class Daemon:
                 if self.is_leaving:
                     break
                 await limit.acquire_on_behalf_of(action.path)
-                nursery.start_soon(self._carry_out_one, action, work, limit)
+                nursery.start_soon(self._carry_out_one, action, work, limit, action.path)
 
     async def _carry_out_one(
-        self, action: Action, work: Callable[[bytes], Awaitable[object]], limit: trio.CapacityLimiter
+        self, action: Action, work: Callable[[bytes], Awaitable[object]], limit: trio.CapacityLimiter, turn: object
     ) -> None:
         try:
             await work(action.path)
@@ -145,13 +205,19 @@ class Daemon:
         except (TierfsError, OSError) as error:
             self._failed(action, error)
         finally:
-            limit.release_on_behalf_of(action.path)
+            limit.release_on_behalf_of(turn)
 
     def _failed(self, action: Action, error: Exception) -> None:
         failures = self._tier.failures.get(action.path, (0, 0, ""))[0] + 1
         self._tier.failures[action.path] = (failures, next_try_ns(failures, self._tier.now()), str(error))
         self.passes.failed += 1
         log.warning("cannot %s %s (try %d): %s", action.verb, os.fsdecode(action.path), failures, error)
+
+
+def local_minute(now_ns: int) -> int:
+    """Minutes since midnight, by the clock on the wall."""
+    local = time.localtime(now_ns // 1_000_000_000)
+    return local.tm_hour * 60 + local.tm_min
 
 
 async def _nothing() -> None:

@@ -171,7 +171,11 @@ class Operator:
             if residency is Residency.MIRRORED:
                 reason = why_not_released(file, settings, now_ns) or ""
             elif not stat.S_ISDIR(st.st_mode):
-                reason = why_not_archived(file, settings, now_ns) or "waits for the next policy pass"
+                reason = (
+                    why_not_archived(file, settings, now_ns)
+                    or self._engine.daemon.why_held()
+                    or "waits for the next policy pass"
+                )
         key = record.object.key if record and record.object and record.object.etag else None
         is_kept = residency is not Residency.HOT
         return Entry(
