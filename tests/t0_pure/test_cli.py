@@ -64,10 +64,12 @@ class Ledger:
 
     findings: Sequence[Finding] = ()
     planned: Sequence[PlannedAction] = ()
+    cold = 1
+    refusal = ""
     order = CheckOrder()
 
     async def status(self) -> dict[str, object]:
-        return STATUS
+        return {**STATUS, "cold": {"files": self.cold, "bytes": self.cold << 40}}
 
     async def measure(self) -> Measures:
         return Measures("/srv/data", "1", operation_errors=2)
@@ -94,6 +96,12 @@ class Ledger:
             yield (
                 Outcome(path, "failed", "it is open for writing") if path == b"busy" else Outcome(path, "done", "", 50)
             )
+
+    async def leave(self) -> AsyncIterator[Total | Outcome]:
+        if self.refusal:
+            raise errors.NotEligible(self.refusal)
+        yield Total(1, 50)
+        yield Outcome(b"old", "done", "", 50)
 
     async def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
         for path in paths:
@@ -334,6 +342,30 @@ def test_pins_and_eviction(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -
     capsys.readouterr()
     assert run("evict") == 0
     assert capsys.readouterr().out == "evicted /srv/data/old (512)\n1 evicted (512)\n"
+
+
+def test_leaving(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger.cold = 0
+    assert run("restore", "-r", "--all", "/srv/data") == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "/srv/data is pinned until `tierfs unpin /srv/data`",
+        "restored /srv/data/old (50)",
+        "1 restored (50)",
+        "all files are in /srv/data: the mount is not needed any more",
+        "`tierfs umount /srv/data` takes it away, when nobody has files of it open",
+        "after that, nobody needs /state and the objects of s3://bucket",
+    ]
+    ledger.cold = 3
+    assert run("restore", "--all", "/srv/data") == Exit.SOME_FAILED
+    assert "3 files are still cold; call it again to go on" in capsys.readouterr().err
+    ledger.refusal = "5 cold files take 9GiB, and the hot tier has 1GiB free"
+    assert run("restore", "--all", "/srv/data") != 0
+    told = capsys.readouterr()
+    assert "hot tier has 1GiB free" in told.err
+    assert "pinned" not in told.out
+    assert run("restore", "--all", "/srv/data", "/srv/data") == Exit.USAGE
+    assert "one MOUNTPOINT" in capsys.readouterr().err
 
 
 def test_a_plan_before_the_first_mount(

@@ -28,7 +28,7 @@ from tierfs.stores.hot import HotTier, join
 
 log = logging.getLogger(__name__)
 
-_LOOKS_AT_ONCE = 200  # files that the loop looks at before it serves others
+_LOOKS_AT_ONCE = 50  # files that the loop looks at before it serves others
 
 
 @dataclass(slots=True)
@@ -121,7 +121,8 @@ class Daemon:
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )
         self._is_above_high = fill.excess_over(self._settings.high_watermark) > 0
-        actions = plan(files, fill, self._settings, self._tier.now())
+        # A second for 100,000 files, in which the loop would answer nobody.
+        actions = await trio.to_thread.run_sync(plan, files, fill, self._settings, self._tier.now())
         return [action for action in actions if action.verb is not Verb.ARCHIVE] if self.why_held() else actions
 
     def why_held(self) -> str | None:

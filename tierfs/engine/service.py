@@ -6,6 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 
 import trio
@@ -22,6 +23,7 @@ from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
+from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures, Odometer
 from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.restore import Restorer
@@ -211,7 +213,7 @@ class Operator:
 
     # -- moving --------------------------------------------------------------------------------------------------
 
-    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
+    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncGenerator[Total | Outcome, None]:
         """Archive, release or restore: a total first, then an outcome for each file as it is done.
 
         A file that the rules keep where it is has failed when it was named, and is unchanged when -r came across it.
@@ -234,6 +236,14 @@ class Operator:
             nursery.start_soon(self._move_all, files, work, send)
             async for outcome in receive:
                 yield outcome
+
+    async def leave(self) -> AsyncGenerator[Total | Outcome, None]:
+        """Pin everything, then restore everything; see move(). NotEligible where there is no room for it."""
+        expect_room(self._engine.tier)
+        hold(self._engine.tier)
+        async with aclosing(self.move("restore", [EVERYTHING], recursive=True)) as reports:
+            async for report in reports:
+                yield report
 
     async def _collect(
         self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]
@@ -260,13 +270,17 @@ class Operator:
     ) -> None:
         limit = trio.CapacityLimiter(self._engine.settings.archive_concurrency)
 
-        async def one(path: bytes) -> None:
-            async with limit:
+        async def one(path: bytes, turn: object) -> None:
+            try:
                 await send.send(await work(path))
+            finally:
+                limit.release_on_behalf_of(turn)
 
         async with send, trio.open_nursery() as nursery:
-            for path, _ in files:
-                nursery.start_soon(one, path)
+            for path, _ in files:  # a task for each of them at once would take gigabytes
+                turn = object()
+                await limit.acquire_on_behalf_of(turn)
+                nursery.start_soon(one, path, turn)
 
     async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
         try:
