@@ -54,7 +54,7 @@ from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.session import Session
 from tierfs.stores.cache import ChunkCache
 from tierfs.stores.catalog import Catalog
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, delete_each
 from tierfs.stores.hot import HotTier
 
 CHUNK = 4
@@ -176,6 +176,9 @@ class MortalStore:
     def delete(self, key: str) -> None:
         self.life.effect("Store.delete")
         self.inner.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        return delete_each(self.delete, keys)
 
     def tidy(self) -> None:
         self.inner.tidy()

@@ -2,12 +2,22 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from tierfs.core.errors import IntegrityError, ObjectChanged, ObjectMissing
-from tierfs.stores.cold import ColdStore, Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
+from tierfs.stores.cold import (
+    ColdStore,
+    Deleted,
+    Meter,
+    ObjectInfo,
+    Progress,
+    Source,
+    StoreCounters,
+    delete_each,
+    plain_metadata,
+)
 
 #: A test that waits for longer than this, in seconds, has hung.
 PATIENCE_S = 120.0
@@ -111,6 +121,13 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(key, None)
 
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        self._meter.count_request("DeleteObjects")
+        with self._lock:
+            for key in keys:
+                self._objects.pop(key, None)
+        return Deleted(tuple(keys))
+
     def tidy(self) -> None:
         pass
 
@@ -167,6 +184,9 @@ class _Wrapper:
     def delete(self, key: str) -> None:
         with self._around("delete", key):
             self.inner.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        return delete_each(self.delete, keys)
 
     def tidy(self) -> None:
         with self._around("tidy", ""):

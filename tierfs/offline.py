@@ -1,4 +1,4 @@
-"""Work on a tree that is not mounted: check, and rebuild. Everything is wired here, in one process."""
+"""Work on a tree that is not mounted: check, rebuild, and a forecast. Everything is wired here, in one process."""
 
 import os
 import time
@@ -10,14 +10,17 @@ from typing import Any
 import trio
 
 from tierfs.cold import Configuration, open_side
-from tierfs.core.config import Settings
+from tierfs.core.config import MountRequest, Settings
 from tierfs.core.errors import CatalogError, ConfigError
+from tierfs.core.forecast import Forecast, forecast
+from tierfs.core.policy import HotFile, matches
 from tierfs.core.records import Fd
 from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
 from tierfs.core.steps import step
 from tierfs.engine.calls import InThreads
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
+from tierfs.engine.daemon import walk
 from tierfs.engine.rebuild import Rebuilder
 from tierfs.engine.reconcile import Rebuilt
 from tierfs.engine.tier import Tier
@@ -75,6 +78,30 @@ def rebuild(
             directory.publish(fresh)
         directory.remember(request)
         return rebuilt
+
+
+def forecast_of(request: MountRequest) -> Forecast:
+    """What the policy would do to the hot directory of a mount that was never made; only looks. OSError."""
+    root = os.open(request.hot, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    hot = HotTier(Fd(root))
+    pins = request.settings.pins
+    try:
+        files = [
+            HotFile(
+                path=path,
+                mode=st.st_mode,
+                nlink=st.st_nlink,
+                size=st.st_size,
+                mtime_ns=st.st_mtime_ns,
+                ctime_ns=st.st_ctime_ns,
+                pinned=matches(path, pins),
+            )
+            for path, st in walk(hot, b"")
+        ]
+    finally:
+        hot.close()
+        os.close(root)
+    return forecast(files, parse_store(request.store_url).prefix, request.settings, time.time_ns())
 
 
 def _is_free(directory: StateDirectory) -> bool:

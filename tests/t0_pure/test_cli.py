@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,10 +64,12 @@ class Ledger:
 
     findings: Sequence[Finding] = ()
     planned: Sequence[PlannedAction] = ()
+    cold = 1
+    refusal = ""
     order = CheckOrder()
 
     async def status(self) -> dict[str, object]:
-        return STATUS
+        return {**STATUS, "cold": {"files": self.cold, "bytes": self.cold << 40}}
 
     async def measure(self) -> Measures:
         return Measures("/srv/data", "1", operation_errors=2)
@@ -93,6 +96,12 @@ class Ledger:
             yield (
                 Outcome(path, "failed", "it is open for writing") if path == b"busy" else Outcome(path, "done", "", 50)
             )
+
+    async def leave(self) -> AsyncIterator[Total | Outcome]:
+        if self.refusal:
+            raise errors.NotEligible(self.refusal)
+        yield Total(1, 50)
+        yield Outcome(b"old", "done", "", 50)
 
     async def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
         for path in paths:
@@ -333,6 +342,55 @@ def test_pins_and_eviction(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -
     capsys.readouterr()
     assert run("evict") == 0
     assert capsys.readouterr().out == "evicted /srv/data/old (512)\n1 evicted (512)\n"
+
+
+def test_leaving(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger.cold = 0
+    assert run("restore", "-r", "--all", "/srv/data") == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "/srv/data is pinned until `tierfs unpin /srv/data`",
+        "restored /srv/data/old (50)",
+        "1 restored (50)",
+        "all files are in /srv/data: the mount is not needed any more",
+        "`tierfs umount /srv/data` takes it away, when nobody has files of it open",
+        "after that, nobody needs /state and the objects of s3://bucket",
+    ]
+    ledger.cold = 3
+    assert run("restore", "--all", "/srv/data") == Exit.SOME_FAILED
+    assert "3 files are still cold; call it again to go on" in capsys.readouterr().err
+    ledger.refusal = "5 cold files take 9GiB, and the hot tier has 1GiB free"
+    assert run("restore", "--all", "/srv/data") != 0
+    told = capsys.readouterr()
+    assert "hot tier has 1GiB free" in told.err
+    assert "pinned" not in told.out
+    assert run("restore", "--all", "/srv/data", "/srv/data") == Exit.USAGE
+    assert "one MOUNTPOINT" in capsys.readouterr().err
+
+
+def test_a_plan_before_the_first_mount(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No mount, no store, no state: only names and attributes are read."""
+    data = tmp_path / "data"
+    (data / "topic-0").mkdir(parents=True)
+    for name, age_s in (("topic-0/1.log", 30 * 86_400), ("topic-0/2.log", 3 * 86_400), ("fresh", 0)):
+        (data / name).write_bytes(b"x" * 8192)
+        os.utime(data / name, (1, time.time() - age_s))
+    what = ("plan", "s3://nowhere/p", str(data), "--state", str(tmp_path / "state"), "--settle=0s", "--archive-rate=1")
+    monkeypatch.delenv("TIERFS_CONFIG", raising=False)
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*what) == 0
+    text = capsys.readouterr().out
+    assert "2 files    16K  would be archived" in text
+    assert "1 files   8.0K  of these would then be released" in text
+    assert "1 files   8.0K  stay hot: changed too recently" in text
+    assert "takes at least 2 minutes at archive_rate 1 files per minute" in text
+    assert run(*what, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["files"], told["archive"], told["release"]["files"]) == (3, {"files": 2, "bytes": 16384}, 1)
+    assert [one["path"] for one in told["directories"]] == [f"{data}/topic-0"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_plan(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from tierfs.stores.s3_wire import S3Settings
 BUCKET = "tierfs-contract"
 
 #: The smallest that S3 takes, so that a few MiB have many boundaries.
-SIZES = TransferSizes(part=5 * MIB, copy=6 * MIB, page=3)
+SIZES = TransferSizes(part=5 * MIB, copy=6 * MIB, page=3, deleted=3)
 
 
 @dataclass(frozen=True, slots=True)

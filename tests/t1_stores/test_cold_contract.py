@@ -119,6 +119,29 @@ def test_delete_and_delete_again(store: ColdStore, prefix: str) -> None:
         read(store, info)
 
 
+def test_many_are_deleted_and_the_others_stay(store: ColdStore, prefix: str) -> None:
+    keys = [f"{prefix}{number}/x" for number in range(7)]  # more than two requests
+    for key in keys:
+        put(store, key, b"abc")
+    deleted = store.delete_many([*keys[:6], f"{prefix}never/was"])
+    assert sorted(deleted.gone) == sorted([*keys[:6], f"{prefix}never/was"])
+    assert not deleted.failures
+    assert [info.key for info in store.list(prefix)] == keys[6:]
+    assert sorted(store.delete_many(keys).gone) == keys
+    assert store.delete_many([]).gone == ()
+    assert list(store.list(prefix)) == []
+
+
+def test_of_many_none_is_taken_for_another(store: ColdStore, prefix: str) -> None:
+    """Some servers lose space at the ends of a key on the way out of XML."""
+    for name in ODD_NAMES:
+        put(store, prefix + name, b"odd")
+    bystander = put(store, f"{prefix}leading and trailing", b"not odd")
+    deleted = store.delete_many([f"{prefix}leading and trailing ", *(prefix + name for name in ODD_NAMES)])
+    assert not deleted.failures
+    assert [info.key for info in store.list(prefix)] == [bystander.key]
+
+
 def test_list_gives_every_object_of_the_prefix_once(store: ColdStore, prefix: str) -> None:
     names = ["a", "b/c", "b/d", "b/e/f", "bb", "c", "d/a", "d/b"]  # more than two pages
     infos = {f"{prefix}{name}": put(store, f"{prefix}{name}", name.encode(), {"n": name}) for name in names}

@@ -5,7 +5,7 @@ The engine waits for nothing else, but for others that do.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +14,11 @@ import trio.testing
 
 from tests.assembly import Machine, World
 from tests.fakes import PATIENCE_S
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, delete_each
 
 _NAMES = {"<lambda>": "walk"}
 #: Calls before which something else is worth a try than after the one that came before them.
-_CHANGES_MUCH = ("copy", "delete", "evict")
+_CHANGES_MUCH = ("copy", "delete", "delete_many", "evict")
 _UNTIMELY = "sleep"  # how often an archive looks again whether the clock has moved is a matter of time
 
 
@@ -148,6 +148,9 @@ class GatedStore:
 
     def delete(self, key: str) -> None:
         self.inner.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        return delete_each(self.delete, keys)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self.inner.list(prefix)

@@ -17,7 +17,7 @@ from tierfs.core.records import ObjectRef
 from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
 from tierfs.core.residency import Residency
 from tierfs.engine.check import Checker
-from tierfs.engine.scrub import Throttle
+from tierfs.engine.throttle import Throttle
 
 DEEP = CheckOrder(is_deep=True)
 REPAIR = CheckOrder(is_repairing=True)
@@ -284,12 +284,12 @@ async def test_a_check_disturbs_nobody_and_invents_nothing(world: World) -> None
 
 
 def test_a_throttle_counts_what_all_spend() -> None:
-    clock = _Stop()
-    throttle = Throttle()
+    stop = _Stop()
+    throttle = Throttle(clock=lambda: 5 * 10**9)
     for _ in range(3):
-        throttle.spend(1 << 20, 1 << 20, clock)  # type: ignore[arg-type]
-    throttle.spend(1 << 30, 0, clock)  # type: ignore[arg-type]
-    assert [round(pause) for pause in clock.pauses] == [1, 2, 3]
+        throttle.spend(1 << 20, 1 << 20, stop)  # type: ignore[arg-type]
+    throttle.spend(1 << 30, 0, stop)  # type: ignore[arg-type]
+    assert stop.pauses == [0, 1, 2]
 
 
 class _Stop:

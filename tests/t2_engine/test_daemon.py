@@ -1,16 +1,20 @@
 """The policy daemon: passes over real files, failures that do not stop the others, back-off, watermarks."""
 
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.assembly import PREFIX, SETTINGS, World
+from tests.assembly import PREFIX, SETTINGS, Machine, World
 from tests.invariants import check_invariants
 from tierfs.core.config import Settings
-from tierfs.core.errors import AccessDenied, StoreUnavailable
+from tierfs.core.errors import AccessDenied, NotEligible, StoreUnavailable
 from tierfs.core.residency import Residency
+from tierfs.core.windows import is_open, parse_windows
+from tierfs.engine.daemon import local_minute
 
 HOT, MIRRORED, COLD = Residency.HOT, Residency.MIRRORED, Residency.COLD
 
@@ -196,13 +200,142 @@ async def test_it_runs_now_and_after_every_interval(world: World, autojump_clock
     async with world.running() as machine:
         passes = 0
 
-        async def count() -> None:
+        async def count(_nursery: trio.Nursery) -> None:
             nonlocal passes
             passes += 1
             if passes == 2:
                 raise StoreUnavailable("no matter")
 
-        machine.daemon.run_pass = count  # type: ignore[method-assign]
+        machine.daemon.begin_pass = count  # type: ignore[method-assign]
         with trio.move_on_after(3.5 * machine.world.settings.policy_interval.seconds):
             await machine.daemon.run()
         assert passes == 4
+
+
+# -- spread out ----------------------------------------------------------------------------------------------------
+
+
+def settings_with(**values: object) -> Settings:
+    return Settings.of(**(SETTINGS.model_dump(mode="json") | values))
+
+
+async def test_archives_that_take_long_hold_up_neither_releases_nor_deletions(swift_path: Path) -> None:
+    world = World(swift_path / "world", settings_with(archive_concurrency=1))
+    async with world.running() as machine:
+        for path in (b"old", b"removed"):
+            await machine.write(path, b"content")
+            await machine.archive(path)
+        for path in (b"slow", b"next"):
+            await machine.write(path, b"content")
+        world.offset_ns = 3 * HOUR_NS
+        world.held.hold("put")
+        async with trio.open_nursery() as nursery:
+            await machine.daemon.begin_pass(nursery)
+            await trio.to_thread.run_sync(world.held.wait_until_waiting)
+            assert machine.residency(b"old") is COLD
+            await machine.write(b"late", b"content")
+            await machine.change(b"late", mtime_ns=1)
+            world.offset_ns += HOUR_NS
+            machine.unlink(b"removed")
+            await machine.daemon.begin_pass(nursery)
+            assert set(world.memory.objects) == {PREFIX + "old"}
+            assert len(machine.archiver.active) == 1
+            world.held.release("put")
+        assert set(world.memory.objects) == {PREFIX + name for name in ("old", "slow", "next", "late")}
+        assert machine.daemon.passes.failed == 0
+        check_invariants(machine)
+
+
+async def test_outside_its_window_the_policy_archives_nothing(swift_path: Path) -> None:
+    world = World(swift_path / "world", settings_with(archive_window="22:00-06:00"))
+    async with world.running() as machine:
+        await machine.write(b"warm", b"content")
+        await machine.archive(b"warm")
+        await machine.write(b"a", b"content")
+        world.offset_ns = 5 * HOUR_NS
+        machine.daemon.minute_of_day = lambda _now_ns: 12 * 60
+        assert machine.daemon.why_held() == "waits for archive_window, which opens at 22:00"
+        await machine.daemon.run_pass()
+        assert (machine.residency(b"a"), machine.residency(b"warm")) == (HOT, COLD)
+        machine.daemon.minute_of_day = lambda _now_ns: 23 * 60
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is MIRRORED
+
+
+async def test_above_the_high_watermark_the_window_holds_nothing_back(swift_path: Path) -> None:
+    """Room goes before calm."""
+    marks = {"high_watermark": "10", "low_watermark": "5"}
+    world = World(swift_path / "world", settings_with(archive_window="22:00-06:00", **marks))
+    async with world.running() as machine:
+        machine.daemon.minute_of_day = lambda _now_ns: 12 * 60
+        await machine.write(b"a", b"more than ten bytes")
+        world.offset_ns = HOUR_NS
+        await machine.daemon.run_pass()
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is COLD
+        await machine.write(b"b", b"short")
+        world.offset_ns = 2 * HOUR_NS
+        await machine.daemon.run_pass()
+        assert machine.residency(b"b") is HOT
+
+
+async def test_when_the_window_closes_no_archive_is_begun_any_more(swift_path: Path) -> None:
+    world = World(swift_path / "world", settings_with(archive_window="22:00-06:00", archive_concurrency=1))
+    async with world.running() as machine:
+        for path in (b"a", b"b"):
+            await machine.write(path, b"content")
+        world.offset_ns = HOUR_NS
+        machine.daemon.minute_of_day = lambda _now_ns: 5 * 60 + 59
+        world.held.hold("put")
+        async with trio.open_nursery() as nursery:
+            await machine.daemon.begin_pass(nursery)
+            await trio.to_thread.run_sync(world.held.wait_until_waiting)
+            machine.daemon.minute_of_day = lambda _now_ns: 6 * 60
+            world.held.release("put")
+        assert sorted(map(machine.residency, (b"a", b"b"))) == [HOT, MIRRORED]
+
+
+async def test_so_many_files_are_archived_per_minute(swift_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    world = World(swift_path / "world", settings_with(archive_rate=6))
+    async with world.running() as machine:
+        for index in range(5):
+            await machine.write(b"%d" % index, b"content")
+        world.offset_ns = HOUR_NS
+        began = trio.current_time()
+        await machine.daemon.run_pass()
+        assert trio.current_time() - began == pytest.approx(40, abs=0.01)  # the clock of the test, not of the machine
+        assert len(world.memory.objects) == 5
+
+
+async def test_an_upload_pays_for_its_bytes_and_stops_while_it_waits(swift_path: Path) -> None:
+    world = World(swift_path / "world", settings_with(upload_rate="1"))
+    async with world.running() as machine:
+        await machine.write(b"a", b"free at first")
+        await machine.archive(b"a")
+        await machine.write(b"b", b"has to wait for a dozen seconds")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_archive_until_written, machine)
+            while b"b" not in machine.archiver.active:
+                await trio.sleep(0)
+            await machine.write(b"b", b"changed")
+        assert machine.residency(b"b") is HOT
+        assert set(world.memory.objects) == {PREFIX + "a"}
+
+
+async def _archive_until_written(machine: Machine) -> None:
+    with pytest.raises(NotEligible):
+        await machine.archive(b"b")
+
+
+@pytest.mark.parametrize(("day", "open_hours"), [("2026-03-28", 7), ("2026-10-24", 9), ("2026-06-01", 8)])
+def test_on_the_days_when_the_clock_is_set_a_window_goes_by_the_wall(
+    day: str, open_hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour that is left out is not made up for; one that comes twice is open twice."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        noon_ns = int(datetime.fromisoformat(f"{day}T11:00+00:00").timestamp()) * 10**9
+        minutes = [local_minute(noon_ns + quarter * 15 * 60 * 10**9) for quarter in range(24 * 4)]
+    time.tzset()
+    assert sum(is_open(parse_windows("22:00-06:00"), minute) for minute in minutes) == open_hours * 4

@@ -99,7 +99,7 @@ MOVEMENTS = {
     "evict": Movement(CACHED, ("move", "evict"), ["before evict"]),
     "policy archives": Movement(HOT, ("move", "policy"), ["after walk"]),
     "policy releases": Movement(WARM, ("move", "policy"), ["after walk"]),
-    "delete": Movement(MADE_AGAIN, ("move", "sweep"), ["before delete", "after delete"]),
+    "delete": Movement(MADE_AGAIN, ("move", "sweep"), ["before delete_many", "after delete_many"]),
     "follow": Movement(MISPLACED, ("move", "sweep"), ["after sync", "after copy"]),
     "follow, warm": Movement(MISPLACED_WARM, ("move", "sweep"), ["after copy"]),
     "follow in a circle": Movement(SWAPPED, ("move", "sweep"), ["after copy 2"]),

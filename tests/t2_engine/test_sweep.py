@@ -1,7 +1,7 @@
 """What the bucket owes: deletions and moves, in the right order, and never what somebody still needs."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from tests.assembly import PREFIX, Machine, World, meanwhile
 from tests.invariants import check_invariants
 from tierfs.core.errors import AccessDenied, NotEligible, StoreError, StoreUnavailable
 from tierfs.core.residency import Residency
+from tierfs.stores.cold import Deleted
 from tierfs.stores.hot import RENAME_EXCHANGE
 
 
@@ -90,6 +91,50 @@ async def test_a_key_that_is_never_served_does_not_hold_up_the_others(world: Wor
         await machine.sweep()  # what was moved is deleted where it was
         assert set(keys(world)) == {"new-c", "new-d"}
         check_invariants(machine)
+
+
+async def test_a_topic_is_deleted_with_few_requests(world: World) -> None:
+    """What is deleted at once is what one request of S3 takes; the files made meanwhile keep their objects."""
+    async with world.running() as machine:
+        for number in range(2_500):
+            machine.catalog.bury(f"{PREFIX}topic/{number}", machine.tier.now())
+        await cold(machine, b"kept")
+        sizes = []
+        delete_many = world.memory.delete_many
+
+        def counting(some: Sequence[str]) -> Deleted:
+            sizes.append(len(some))
+            return delete_many(some)
+
+        machine.store.delete_many = counting  # type: ignore[method-assign]
+        await machine.sweep()
+        assert sizes == [1000, 1000, 500]
+        assert machine.catalog.tombstones() == []
+        assert set(keys(world)) == {"kept"}
+        check_invariants(machine)
+
+
+async def test_a_request_that_fails_as_a_whole_keeps_all_of_its_tombstones(world: World) -> None:
+    """One key may be the reason: fewer are tried together the next time, and those of that request go last."""
+    async with world.running() as machine:
+        for number in range(8):
+            machine.catalog.bury(f"{PREFIX}{number}", machine.tier.now())
+        poison, sizes = f"{PREFIX}3", []
+
+        def failing(some: Sequence[str]) -> Deleted:
+            sizes.append(len(some))
+            if poison in some:
+                raise StoreUnavailable("no answer to that")
+            return world.memory.delete_many(some)
+
+        machine.store.delete_many = failing  # type: ignore[method-assign]
+        for _ in range(20):
+            with pytest.raises(StoreUnavailable):
+                await machine.sweep()
+            if len(machine.catalog.tombstones()) == 1:
+                break
+        assert [tombstone.key for tombstone in machine.catalog.tombstones()] == [poison]
+        assert sizes[0] == 8
 
 
 async def test_an_open_file_keeps_its_object(world: World) -> None:

@@ -19,7 +19,7 @@ from tests.servers import rclone
 from tierfs.core.errors import ControlError, StoreUnavailable
 
 _BUCKET = "model"
-_METHODS = {"put": "PUT", "get": "GET", "head": "HEAD", "copy": "PUT", "delete": "DELETE"}
+_METHODS = {"put": "PUT", "get": "GET", "head": "HEAD", "copy": "PUT", "delete": "POST"}
 _FLAGS = (
     "--chunk-size=4",
     "--read-ahead=64",

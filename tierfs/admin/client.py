@@ -15,8 +15,8 @@ from tierfs.core.errors import ControlError, TierfsError
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
 
 _CONNECT_SECONDS = 5.0
-#: Status is answered from memory; a worker that needs longer is being replaced or is not well.
-_STATUS_SECONDS = 15.0
+#: Status looks at all hot files, a million of them within a minute or two; a worker that needs longer is not well.
+_STATUS_SECONDS = 180.0
 _PLAIN_CHECK = CheckOrder()
 
 
@@ -58,6 +58,10 @@ class Client:
     def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> Generator[Total | Outcome, None, None]:
         """Archive, release or restore; closing the iterator cancels what is not done yet."""
         return cast("Generator[Total | Outcome, None, None]", self._post(verb, paths, recursive=recursive))
+
+    def leave(self) -> Generator[Total | Outcome, None, None]:
+        """Pin everything, then restore everything. NotEligible where there is no room for it."""
+        return cast("Generator[Total | Outcome, None, None]", self._reports("POST", "leave", None))
 
     def pin(self, paths: Sequence[bytes]) -> Generator[Outcome, None, None]:
         """Never release these files, or the files below these directories."""

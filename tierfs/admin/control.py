@@ -3,6 +3,7 @@
     GET  /api/v1/status                                   one JSON object
     POST /api/v1/list                {paths, recursive}   entries; an outcome for a path that is not there
     POST /api/v1/archive|release|restore {paths, recursive}   a total, then one outcome per file
+    POST /api/v1/leave                                    everything is pinned and restored: as restore
     POST /api/v1/pin|unpin           {paths}              outcomes
     POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
     GET  /api/v1/plan                                     planned actions
@@ -71,6 +72,10 @@ class Service(Protocol):
 
     def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
         """Archive, release or restore files: a total first, then an outcome for each as it is reached."""
+        ...
+
+    def leave(self) -> AsyncIterator[Total | Outcome]:
+        """Pin everything, then restore everything. NotEligible where there is no room for it."""
         ...
 
     def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
@@ -187,6 +192,7 @@ def application(service: Service) -> Starlette:
         "archive": partial(_move, "archive"),
         "release": partial(_move, "release"),
         "restore": partial(_move, "restore"),
+        "leave": _leave,
         "pin": _pin,
         "unpin": _unpin,
         "evict": _evict,
@@ -216,6 +222,10 @@ async def _list(service: Service, request: Request) -> Response:
 async def _move(verb: Verb, service: Service, request: Request) -> Response:
     paths, recursive = await _paths_of(request)
     return _Lines(service.move(verb, paths, recursive))
+
+
+async def _leave(service: Service, _request: Request) -> Response:
+    return _Lines(service.leave())
 
 
 async def _pin(service: Service, request: Request) -> Response:

@@ -29,7 +29,7 @@ _COMMANDS = {
     "pin": ("tierfs.cli.moving:pin", "Never release these files."),
     "unpin": ("tierfs.cli.moving:unpin", "Take pins away."),
     "evict": ("tierfs.cli.moving:evict", "Drop chunks from the cache: always harmless."),
-    "plan": ("tierfs.cli.observing:plan", "Show what the policy would do now, and why."),
+    "plan": ("tierfs.cli.planning:plan", "Show what the policy would do now, and why."),
     "check": ("tierfs.cli.checking:check", "Compare catalog, hot directory, bucket and cache; repair."),
     "rebuild": ("tierfs.cli.checking:rebuild", "Make the catalog anew from the bucket, when the SSD is lost."),
     "config": ("tierfs.cli.settings:config", "Show and check settings."),

@@ -1,6 +1,7 @@
 """The commands that move bytes, or say which may be moved: archive, release, restore, pin, unpin, evict."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 
 import click
 
@@ -8,6 +9,7 @@ from tierfs.admin import registry
 from tierfs.admin.client import Client
 from tierfs.cli.exits import Exit
 from tierfs.cli.progress import Report, Tally, follow
+from tierfs.cli.rendering import shown_path
 from tierfs.cli.targets import group_by_mount
 from tierfs.core.reports import Outcome, Verb
 
@@ -67,13 +69,49 @@ def release(paths: tuple[str, ...], recursive: bool) -> int:
 @click.command()
 @_PATHS
 @_RECURSIVE
-def restore(paths: tuple[str, ...], recursive: bool) -> int:
+@click.option("--all", "everything", is_flag=True, help="All of a MOUNTPOINT, to do without the mount afterwards.")
+def restore(paths: tuple[str, ...], recursive: bool, everything: bool) -> int:
     """Bring whole cold files back to the hot tier, each with the rest of its segment.
 
     \b
     tierfs restore -r /srv/data/2024
+    tierfs restore -r --all /srv/data
+
+    With --all the mountpoint is pinned first, so that nothing is released or archived meanwhile, and nothing begins
+    where the hot tier has no room for all of it. It can be interrupted and called again: what is hot stays as it is. At
+    its end it says how to take the mount away; `tierfs unpin MOUNTPOINT` is how to stay.
     """
-    return _move("restore", "restored", paths, recursive)
+    if not everything:
+        return _move("restore", "restored", paths, recursive)
+    if len(paths) != 1:
+        raise click.UsageError("--all takes one MOUNTPOINT", click.get_current_context())
+    return _leave(registry.find_mountpoint(paths[0]))
+
+
+def _leave(mount: registry.Mount) -> int:
+    client, tally = Client.of(mount), Tally("restored")
+    where = shown_path(mount.mountpoint)
+    follow(mount.mountpoint, _after_saying(f"{where} is pinned until `tierfs unpin {where}`", client.leave()), tally)
+    click.echo(tally.summary())
+    status = client.status()
+    cold, lost = status["cold"]["files"], (status.get("lost") or {}).get("files")
+    if tally.failed or cold:
+        gone = f", {lost} of them lost: `tierfs ls -r {where}` says which" if lost else ""
+        click.echo(f"tierfs: {cold} files are still cold{gone}; call it again to go on", err=True)
+        return Exit.SOME_FAILED
+    click.echo(f"all files are in {shown_path(mount.hot_directory)}: the mount is not needed any more")
+    click.echo(f"`tierfs umount {where}` takes it away, when nobody has files of it open")
+    click.echo(f"after that, nobody needs {shown_path(mount.state_directory)} and the objects of {mount.store}")
+    return Exit.OK
+
+
+def _after_saying(text: str, reports: Generator[Report, None, None]) -> Generator[Report, None, None]:
+    """The reports; once the first one shows that the request was not refused, the text."""
+    with closing(reports):
+        for index, report in enumerate(reports):
+            if index == 0:
+                click.echo(text)
+            yield report
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: status, metrics, ls, plan."""
+"""The commands that look at mounts and change nothing: status, metrics, ls."""
 
 import json
 import os
@@ -181,32 +181,3 @@ def _print_table(entries: Iterator[tuple[Entry, str]]) -> None:
             is_headed = True
             click.echo(rendering.LS_HEADER)
         click.echo(rendering.ls_line(entry, rendering.shown_near(absolute, here), now))
-
-
-@click.command()
-@click.argument("mountpoint")
-@_JSON
-def plan(mountpoint: str, as_json: bool) -> int:
-    """Show what the policy would do now, and why; change nothing.
-
-    \b
-    tierfs plan /srv/data
-
-    With --json: one array of {path, verb, size, reason}; verb is archive or release, size is bytes.
-    """
-    mount = registry.find_mountpoint(mountpoint)
-    planned = ((action, rendering.shown_absolute(mount.mountpoint, action.path)) for action in Client.of(mount).plan())
-    if as_json:
-        rendering.print_json_array(
-            {"path": absolute, "verb": action.verb, "size": action.size, "reason": action.reason}
-            for action, absolute in planned
-        )
-        return Exit.OK
-    count = 0
-    for action, absolute in planned:
-        count += 1
-        size, name = rendering.shown_size(action.size), rendering.shown_path(absolute)
-        click.echo(f"{action.verb:<8}{size:>8}  {name}  ({action.reason})")
-    if not count:
-        click.echo("nothing to do")
-    return Exit.OK

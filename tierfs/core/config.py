@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tierfs.core.errors import ConfigError
 from tierfs.core.quantities import Age, Size, Watermark, parse_age, parse_size, parse_watermark
+from tierfs.core.windows import parse_windows
 
 _T = TypeVar("_T")
 
@@ -83,6 +84,12 @@ def _chunk(value: object) -> Size:
     return size
 
 
+def _windows(value: object) -> str:
+    parts = [str(part) for part in value] if isinstance(value, list | tuple) else [str(value)]
+    return ", ".join(map(str, parse_windows(",".join(parts))))
+
+
+Windows = Annotated[str, BeforeValidator(_windows)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 SegmentPatterns = Annotated[tuple[str, ...], BeforeValidator(_segment_patterns)]
 Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse_age(value)))]
@@ -160,6 +167,11 @@ class Settings(BaseModel):
         ("*",), "Archive only files that match one of these shell patterns (with a slash: the whole path)."
     )
     exclude: Patterns = _setting((), "Never archive files that match one of these patterns.")
+    transient: Patterns = _setting(
+        (),
+        "Names that do not last: files that match are not archived, and a cold file that gets such a name keeps its "
+        "object under the old key.",
+    )
     pins: Patterns = _setting((), "Never release files that match one of these patterns.")
     segments: SegmentPatterns = _setting(
         (),
@@ -181,6 +193,16 @@ class Settings(BaseModel):
         parse_watermark("80%"), "Having begun at high_watermark, stop releasing when the hot tier holds less."
     )
     archive_concurrency: int = _setting(4, "Files that are archived at the same time.", ge=1, le=256)
+
+    upload_rate: Size = _setting(
+        Size(0), "Most bytes per second that all archives together send to the store, on average; 0: no limit."
+    )
+    archive_rate: int = _setting(0, "Most files per minute that the policy archives; 0: no limit.", ge=0)
+    archive_window: Windows = _setting(
+        "",
+        'When the policy archives, by the local clock: "22:00-06:00", several with commas; empty: always. Above '
+        "high_watermark it archives at any time.",
+    )
 
     cache_size: Size = _setting(parse_size("10GiB"), "Hard limit of the chunk cache; 0: no cache.")
     chunk_size: ChunkSize = _setting(

@@ -323,6 +323,8 @@ def _why_unwanted(file: HotFile, settings: Settings) -> str | None:
         return "not included by a pattern"
     if matches(file.path, settings.exclude):
         return "excluded by a pattern"
+    if matches(file.path, settings.transient):
+        return "its name does not last (a pattern of transient)"
     if file.size < settings.min_size:
         return f"smaller than min_size ({settings.min_size})"
     return None

@@ -51,6 +51,10 @@ KAFKA: Mapping[str, Choice] = {
         ("__cluster_metadata-*", "__consumer_offsets-*", "__transaction_state-*", "__share_group_state-*"),
         "Kafka's own topics are small, compacted, and read whole when a broker starts or takes over a partition.",
     ),
+    "transient": Choice(
+        ("*.deleted", "*.cleaned", "*.swap", "*-delete"),
+        "What Kafka is about to remove, or has not finished yet, has these names for a minute.",
+    ),
     "segments": Choice(
         ("*.log", "*.index", "*.timeindex", "*.txnindex", "*.snapshot"),
         "Files with the same base offset are one segment to Kafka.",
@@ -78,7 +82,7 @@ NATS: Mapping[str, Choice] = {
         ("*.blk",),
         "Message blocks alone move: their .idx and .fss are rewritten all the time, as is the state of consumers.",
     ),
-    "exclude": Choice(
+    "transient": Choice(
         ("__msgs__",), "A stream that is purged or deleted renames its directory to this and removes what is in it."
     ),
     "segments": Choice(("*.blk",), "A block is a segment; its number says which one is the newest."),

@@ -121,7 +121,7 @@ class Archiver:
     async def _upload(self, record: Record, key: str) -> ObjectRef:
         fd = self._open(record.path)
         # Both tiers keep what a power cut must not take: that there may be an object, and the bytes it will have.
-        upload = upload_of(fd, key, record.attributes, self._chunk_size)
+        upload = upload_of(fd, key, record.attributes, self._chunk_size, self._tier.settings.upload_rate)
         self._tier.on_cancel(record.ino, upload.end)
         try:
             with step("archive.sync_catalog"):

@@ -8,7 +8,7 @@ shared memory, where the bytes themselves are put.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -22,9 +22,10 @@ from tierfs.core.reports import LeaseReport, StoreHealth
 from tierfs.core.steps import step
 from tierfs.engine import scrub, snapshot, transfer, upload
 from tierfs.engine.arena import Place
+from tierfs.engine.throttle import Throttle
 from tierfs.stores.cache import CacheCounters, ChunkCache
 from tierfs.stores.catalog_view import CatalogView
-from tierfs.stores.cold import ColdStore, ObjectInfo, StoreCounters
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, StoreCounters
 from tierfs.stores.lease import LeaseKeeper
 
 _LISTED_AT_ONCE = 1000
@@ -76,7 +77,7 @@ class ColdSide:
         self._listings: dict[int, Iterator[ObjectInfo]] = {}
         self._numbers = count(os.getpid() << 32)  # never one of a process before
         self._began_ns = time.monotonic_ns()
-        self._throttle = scrub.Throttle()
+        self._throttle, self._uploads = Throttle(), Throttle()
 
     # -- chunks --------------------------------------------------------------------------------------------------
 
@@ -133,12 +134,18 @@ class ColdSide:
 
     # -- objects -------------------------------------------------------------------------------------------------
 
-    def put(self, job: Job, fd: Fd, key: str, attributes: Attributes, chunk_size: int) -> ObjectRef:
-        """Make the bytes of an open file an object, and verify it. NotEligible when they change or the job is ended."""
+    def put(
+        self, job: Job, fd: Fd, key: str, attributes: Attributes, chunk_size: int, bytes_per_second: int
+    ) -> ObjectRef:
+        """Make the bytes of an open file an object, and verify it. NotEligible when they change or the job is ended.
+
+        All uploads together send no more than `bytes_per_second`, on average; 0: no limit.
+        """
         with step("archive.sync_bytes"):  # a power cut must not leave an object without the bytes that it was made of
             os.fsync(fd)
         with step("archive.upload"):
-            return upload.upload(self._store, fd, key, attributes, chunk_size, job.stop)
+            limits = upload.Limits(job.stop, lambda size: self._uploads.spend(size, bytes_per_second, job.stop))
+            return upload.upload(self._store, fd, key, attributes, chunk_size, limits)
 
     def sha256(self, job: Job, fd: Fd, size: int) -> bytes:
         """The SHA-256 of an open file. NotEligible when it is shorter than `size`, or the job is ended."""
@@ -161,6 +168,10 @@ class ColdSide:
     def delete(self, job: Job, key: str) -> None:
         """See ColdStore."""
         self._store.delete(key)
+
+    def delete_many(self, job: Job, keys: Sequence[str]) -> Deleted:
+        """See ColdStore."""
+        return self._store.delete_many(keys)
 
     def list_open(self, job: Job, prefix: str) -> int:
         """Begin a listing of all objects whose key begins with `prefix`; returns its number."""

@@ -1,6 +1,6 @@
 """The cold tier as the engine sees it: the store's objects, and chunks of them by way of the cache. All of it waits."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,15 +16,18 @@ from tierfs.engine.arena import Slot
 from tierfs.engine.calls import Call, Calls
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.snapshot import Order, Taken
-from tierfs.stores.cold import ObjectInfo
+from tierfs.stores.cold import Deleted, ObjectInfo
 
 #: Told that one chunk is in its slot, verified; answers whether the others are still wanted.
 Landed = Callable[[int], bool]
 
 
-def upload_of(fd: Fd, key: str, attributes: Attributes, chunk_size: int) -> Call:
-    """An upload for ColdTier.put: the bytes of an open file become an object, which is verified; end() stops it."""
-    return Call("put", key, attributes, chunk_size, fd=fd)
+def upload_of(fd: Fd, key: str, attributes: Attributes, chunk_size: int, bytes_per_second: int = 0) -> Call:
+    """An upload for ColdTier.put: the bytes of an open file become an object, which is verified; end() stops it.
+
+    All uploads together send no more than `bytes_per_second`, on average; 0: no limit.
+    """
+    return Call("put", key, attributes, chunk_size, bytes_per_second, fd=fd)
 
 
 class ColdTier:
@@ -50,6 +53,10 @@ class ColdTier:
     async def delete(self, key: str) -> None:
         """Delete an object; deleting one that is not there succeeds."""
         await self._run("delete", key)
+
+    async def delete_many(self, keys: Sequence[str]) -> Deleted:
+        """Delete objects with as few requests as the store takes; what became of each. What is raised is about all."""
+        return cast(Deleted, await self._run("delete_many", keys))
 
     async def objects(self, prefix: str) -> AsyncGenerator[list[ObjectInfo], None]:
         """All objects whose key begins with `prefix`, many at a time; close it with aclosing()."""

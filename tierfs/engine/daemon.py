@@ -7,16 +7,21 @@ later, less and less often, and does not stop the others.
 import logging
 import os
 import stat
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
+import outcome
 import trio
 
 from tierfs.core.config import Settings
 from tierfs.core.errors import CatalogError, NotEligible, TierfsError
+from tierfs.core.pace import Pace
 from tierfs.core.policy import Action, Fill, HotFile, Verb, next_try_ns, plan
+from tierfs.core.windows import parse_windows, why_held
 from tierfs.engine.archive import Archiver
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
@@ -24,7 +29,7 @@ from tierfs.stores.hot import HotTier, join
 
 log = logging.getLogger(__name__)
 
-_LOOKS_AT_ONCE = 200  # files that the loop looks at before it serves others
+_LOOKS_AT_ONCE = 50  # files that the loop looks at before it serves others
 
 
 @dataclass(slots=True)
@@ -42,7 +47,13 @@ class Passes:
 
 
 class Daemon:
-    """Runs the policy. INVARIANT: at most `archive_concurrency` files are on their way at any time."""
+    """Runs the policy.
+
+    Archives may take hours, releases and deletions must not wait for them: a pass hands its archives to a task that
+    goes on with them, and the next pass replaces those that have not begun by what it plans.
+
+    INVARIANT: at most `archive_concurrency` files are being archived for the policy at any time, and as many released.
+    """
 
     def __init__(self, tier: Tier, archiver: Archiver, sweeper: Sweeper, settings: Settings) -> None:
         self._tier = tier
@@ -51,22 +62,36 @@ class Daemon:
         self._settings = settings
         self.passes = Passes()
         self.is_leaving = False  # no movement is begun any more
+        self.minute_of_day: Callable[[int], int] = local_minute
+        self._windows = parse_windows(settings.archive_window)
+        self._is_above_high = False  # the hot tier, as the last plan saw it
+        self._pace = Pace(settings.archive_rate / 60)
+        self._waiting: deque[list[Action]] = deque()  # archives that have not begun, by segment
+        self._is_archiving = False
+        self._archives = trio.CapacityLimiter(settings.archive_concurrency)
         #: What is done after a pass, whatever became of it.
         self.after_pass: Callable[[], Awaitable[None]] = _nothing
 
     async def run(self) -> None:
         """A pass now and after every interval, until cancelled."""
-        while True:
-            try:
-                await self.run_pass()
-            except (TierfsError, OSError) as error:
-                log.warning("the policy pass failed: %s", error)
-            await self.after_pass()
-            self.passes.next_ns = self._tier.now() + self._settings.policy_interval
-            await trio.sleep(self._settings.policy_interval.seconds)
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    await self.begin_pass(nursery)
+                except (TierfsError, OSError) as error:
+                    log.warning("the policy pass failed: %s", error)
+                await self.after_pass()
+                self.passes.next_ns = self._tier.now() + self._settings.policy_interval
+                await trio.sleep(self._settings.policy_interval.seconds)
 
     async def run_pass(self) -> None:
-        """One pass: what the bucket owes first, then archives, then releases."""
+        """One pass, and all that it archives."""
+        async with trio.open_nursery() as nursery:
+            passed = await outcome.acapture(self.begin_pass, nursery)
+        passed.unwrap()
+
+    async def begin_pass(self, nursery: trio.Nursery) -> None:
+        """One pass: what the bucket owes, and releases; archives go on in the nursery when it is over."""
         self.passes.last_ns = self._tier.now()
         if not self._settings.read_only:
             await self._sweep()
@@ -75,8 +100,11 @@ class Daemon:
             return
         actions = await self.plan()
         self.passes.planned = len(actions)
-        for verb, work in ((Verb.ARCHIVE, self._archive), (Verb.RELEASE, self._archiver.release)):
-            await self._carry_out([action for action in actions if action.verb is verb], work)
+        self._waiting = deque(_by_segment([action for action in actions if action.verb is Verb.ARCHIVE]))
+        if self._waiting and not self._is_archiving:
+            self._is_archiving = True
+            nursery.start_soon(self._archive_waiting, nursery)
+        await self.release([action for action in actions if action.verb is Verb.RELEASE])
 
     async def release(self, actions: list[Action]) -> None:
         """Release files; what fails is tried again later, as in a pass."""
@@ -93,8 +121,14 @@ class Daemon:
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )
-        # In a thread: of a hundred thousand files it takes a second, and whoever waits for the loop would wait for it.
-        return await trio.to_thread.run_sync(plan, files, fill, self._settings, self._tier.now())
+        self._is_above_high = fill.excess_over(self._settings.high_watermark) > 0
+        # A second for 100,000 files, in which the loop would answer nobody.
+        actions = await trio.to_thread.run_sync(plan, files, fill, self._settings, self._tier.now())
+        return [action for action in actions if action.verb is not Verb.ARCHIVE] if self.why_held() else actions
+
+    def why_held(self) -> str | None:
+        """Why no archive is begun now; None when it may."""
+        return why_held(self._windows, self.minute_of_day(self._tier.now()), self._is_above_high)
 
     async def _sweep(self) -> None:
         try:
@@ -126,17 +160,50 @@ class Daemon:
         log.info("archived %s (%d bytes)", os.fsdecode(path), record.attributes.size)
         return record
 
+    async def _archive_waiting(self, nursery: trio.Nursery) -> None:
+        """Begin one archive after the other, as concurrency, rate and window let them, until none waits."""
+        try:
+            while True:
+                turn = object()
+                await self._archives.acquire_on_behalf_of(turn)
+                together = await self._next_archives()
+                if not together:
+                    self._archives.release_on_behalf_of(turn)
+                    return
+                nursery.start_soon(self._carry_out_together, together, self._archive, self._archives, turn)
+        finally:
+            self._is_archiving = False
+
+    async def _next_archives(self) -> list[Action]:
+        """The archives of the next segment, or of the next file on its own; none when nothing may begin."""
+        while self._waiting and not self.is_leaving:
+            now_ns = round(trio.current_time() * 1e9)
+            if wait_ns := self._pace.wait_ns(now_ns):
+                await trio.sleep(wait_ns / 1e9)  # what waits then may be something else
+            elif self.why_held():
+                self._waiting.clear()
+            else:
+                together = self._waiting.popleft()
+                self._pace = self._pace.spent(len(together), now_ns)
+                return together
+        return []
+
     async def _carry_out(self, actions: list[Action], work: Callable[[bytes], Awaitable[object]]) -> None:
         limit = trio.CapacityLimiter(self._settings.archive_concurrency)
         async with trio.open_nursery() as nursery:
             for together in _by_segment(actions):
                 if self.is_leaving:
                     break
-                await limit.acquire_on_behalf_of(together[0].path)
-                nursery.start_soon(self._carry_out_together, together, work, limit)
+                turn = object()
+                await limit.acquire_on_behalf_of(turn)
+                nursery.start_soon(self._carry_out_together, together, work, limit, turn)
 
     async def _carry_out_together(
-        self, together: list[Action], work: Callable[[bytes], Awaitable[object]], limit: trio.CapacityLimiter
+        self,
+        together: list[Action],
+        work: Callable[[bytes], Awaitable[object]],
+        limit: trio.CapacityLimiter,
+        turn: object,
     ) -> None:
         """Move a segment, file by file, until one of them does not: the next pass looks at all of them again."""
         try:
@@ -146,7 +213,7 @@ class Daemon:
                 if self.is_leaving or not await self._carry_out_one(action, work):
                     return
         finally:
-            limit.release_on_behalf_of(together[0].path)
+            limit.release_on_behalf_of(turn)
 
     def _is_kept(self, together: list[Action]) -> bool:
         """Whether a file of a segment that was to be released has found a use since: all of it stays then."""
@@ -178,6 +245,12 @@ class Daemon:
         self._tier.failures[action.path] = (failures, next_try_ns(failures, self._tier.now()), str(error))
         self.passes.failed += 1
         log.warning("cannot %s %s (try %d): %s", action.verb, os.fsdecode(action.path), failures, error)
+
+
+def local_minute(now_ns: int) -> int:
+    """Minutes since midnight, by the clock on the wall."""
+    local = time.localtime(now_ns // 1_000_000_000)
+    return local.tm_hour * 60 + local.tm_min
 
 
 async def _nothing() -> None:

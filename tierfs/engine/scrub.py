@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 
@@ -11,24 +10,6 @@ from isal import isal_zlib
 from tierfs.core.errors import IntegrityError, StoreRefused
 from tierfs.core.records import ObjectRef
 from tierfs.stores.cold import ColdStore
-
-
-class Throttle:
-    """Holds all who share it to so many bytes per second together. Safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def spend(self, size: int, bytes_per_second: int, stop: threading.Event) -> None:
-        """Wait until `size` bytes may be spent, or `stop` is set; 0 bytes per second: no limit."""
-        if bytes_per_second <= 0:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + size / bytes_per_second
-            pause_s = self._free_at - now
-        stop.wait(pause_s)
 
 
 def verify(store: ColdStore, ref: ObjectRef, spend: Callable[[int], None], stop: threading.Event) -> None:

@@ -6,6 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 
 import trio
@@ -22,6 +23,7 @@ from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import Hydrator
+from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures, Odometer
 from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.restore import Restorer
@@ -74,7 +76,7 @@ class Operator:
                 "archiving": len(e.archiver.active),
                 "restoring": e.restorer.active(),
                 "deletions": len(e.tier.catalog.tombstones()),
-                "moves": len(e.tier.catalog.misplaced()),
+                "moves": sum(not matches(one.path, e.settings.transient) for one in e.tier.catalog.misplaced()),
             },
             "errors": {
                 "reads": seen.read_errors,
@@ -174,8 +176,11 @@ class Operator:
             if residency is Residency.MIRRORED:
                 reason = why_not_released_with(file, segment, settings, now_ns) or ""
             elif not stat.S_ISDIR(st.st_mode):
-                waits = "waits for the next policy pass"
-                reason = why_not_archived_with(file, segment, settings, now_ns) or waits
+                reason = (
+                    why_not_archived_with(file, segment, settings, now_ns)
+                    or self._engine.daemon.why_held()
+                    or "waits for the next policy pass"
+                )
         key = record.object.key if record and record.object and record.object.etag else None
         is_kept = residency is not Residency.HOT
         return Entry(
@@ -211,7 +216,7 @@ class Operator:
 
     # -- moving --------------------------------------------------------------------------------------------------
 
-    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
+    async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncGenerator[Total | Outcome, None]:
         """Archive, release or restore: a total first, then an outcome for each file as it is done.
 
         A file that the rules keep where it is has failed when it was named, and is unchanged when -r came across it,
@@ -238,6 +243,14 @@ class Operator:
             nursery.start_soon(self._move_all, files, work, send)
             async for outcome in receive:
                 yield outcome
+
+    async def leave(self) -> AsyncGenerator[Total | Outcome, None]:
+        """Pin everything, then restore everything; see move(). NotEligible where there is no room for it."""
+        expect_room(self._engine.tier)
+        hold(self._engine.tier)
+        async with aclosing(self.move("restore", [EVERYTHING], recursive=True)) as reports:
+            async for report in reports:
+                yield report
 
     async def _collect(
         self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]
@@ -276,13 +289,17 @@ class Operator:
     ) -> None:
         limit = trio.CapacityLimiter(self._engine.settings.archive_concurrency)
 
-        async def one(path: bytes) -> None:
-            async with limit:
+        async def one(path: bytes, turn: object) -> None:
+            try:
                 await send.send(await work(path))
+            finally:
+                limit.release_on_behalf_of(turn)
 
         async with send, trio.open_nursery() as nursery:
-            for path, _ in files:
-                nursery.start_soon(one, path)
+            for path, _ in files:  # a task for each of them at once would take gigabytes
+                turn = object()
+                await limit.acquire_on_behalf_of(turn)
+                nursery.start_soon(one, path, turn)
 
     async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
         try:

@@ -8,16 +8,17 @@ that names it: a crash leaves nothing behind.
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from enum import Enum, auto
-from itertools import islice
+from itertools import count, islice
 
 import trio
 
 from tierfs.core.errors import BucketMissing, ObjectMissing, StoreError, StoreUnavailable, TierfsError
 from tierfs.core.keys import RESERVED, key_of
+from tierfs.core.policy import matches
 from tierfs.core.records import ObjectRef, Record, Tombstone
 from tierfs.core.residency import Residency
 from tierfs.core.steps import step
@@ -27,7 +28,8 @@ from tierfs.stores.cold import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-_DELETES_AT_ONCE = 8
+_DELETES_AT_ONCE = 1000  # S3's own limit of DeleteObjects
+_LOOKS_AT_ONCE = 100  # keys that the loop looks at before it serves others
 _LOOKS_FOR_LOST = 100  # objects that are looked for in one sweep
 
 
@@ -52,7 +54,11 @@ class Sweeper:
         self._cold = cold
         self._used: dict[str, trio.Event] = {}
         self._lock = trio.Lock()  # one sweep at a time
-        self._troubled: set[str] = set()  # keys that failed, which go last: the sweep ends where the bucket seems down
+        self._deletes_at_once = _DELETES_AT_ONCE
+        #: Keys that failed, by the order in which they did: they go last, as a sweep ends where the bucket seems down.
+        self._troubled: dict[str, int] = {}
+        self._wanted: set[str] = set()  # keys that files are to be archived under, and others may have
+        self._troubles = count(1)
         #: Whether an object may be deleted or overwritten, as far as snapshots go.
         self.covers: Callable[[Tombstone], bool] = lambda _tombstone: True
 
@@ -69,7 +75,12 @@ class Sweeper:
             event.set()
 
     async def clear(self, key: str) -> None:
-        """Delete what is still to be deleted under a key that the caller is using and about to write. StoreError."""
+        """Delete what is still to be deleted under a key that the caller is using and about to write. StoreError.
+
+        A file whose name does not last may still have the key: the next sweep takes it from that.
+        """
+        if self._catalog.get_by_key(key):
+            self._wanted.add(key)
         if self._catalog.is_buried(key) and not self._tier.open_files.objects[key]:
             await self._sync_deletions()
             await self._delete(key)
@@ -95,31 +106,59 @@ class Sweeper:
 
     async def _delete_all(self) -> list[TierfsError]:
         keys = [tombstone.key for tombstone in self._catalog.tombstones() if self.covers(tombstone)]
-        keys.sort(key=self._troubled.__contains__)
+        keys.sort(key=self._trouble_of)
         failures: list[TierfsError] = []
-        limit = trio.CapacityLimiter(_DELETES_AT_ONCE)
-
-        async def one(key: str) -> None:
-            try:
-                async with self.using(key):
-                    if self._may_delete(key):
-                        await self._delete(key)
-            except TierfsError as error:
-                self._troubled.add(key)
-                failures.append(error)
-            finally:
-                limit.release_on_behalf_of(key)
-
         if keys:
             await self._sync_deletions()
-        async with trio.open_nursery() as nursery:
-            for key in keys:
-                await limit.acquire_on_behalf_of(key)
-                if key not in self._used and not _is_down(failures):
-                    nursery.start_soon(one, key)
-                else:
-                    limit.release_on_behalf_of(key)
+        while keys and not _is_down(failures):
+            some, keys = keys[: self._deletes_at_once], keys[self._deletes_at_once :]
+            with self._using_free(some) as free:
+                try:
+                    failures += await self._delete_some(free)
+                    self._deletes_at_once = min(2 * self._deletes_at_once, _DELETES_AT_ONCE)
+                except TierfsError as error:
+                    self._deletes_at_once = max(1, self._deletes_at_once // 2)  # one key may be what fails all
+                    self._failed(free)
+                    failures.append(error)
         return failures
+
+    @contextmanager
+    def _using_free(self, keys: Sequence[str]) -> Iterator[list[str]]:
+        """Have those of the keys for oneself that nobody uses now."""
+        free = [key for key in keys if key not in self._used]
+        self._used.update((key, trio.Event()) for key in free)
+        try:
+            yield free
+        finally:
+            for key in free:
+                self._used.pop(key).set()
+
+    async def _delete_some(self, keys: Sequence[str]) -> list[TierfsError]:
+        """Delete objects with one call, of keys that are used by the caller; why some could not be. StoreError."""
+        wanted: list[str] = []
+        for index, key in enumerate(keys):
+            if index % _LOOKS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            if self._may_delete(key):
+                wanted.append(key)
+        if not wanted:
+            return []
+        with step("delete.object"):
+            deleted = await self._cold.delete_many(wanted)
+        for first in range(0, len(deleted.gone), _LOOKS_AT_ONCE):
+            with step("delete.commit"):
+                self._catalog.exhume(*deleted.gone[first : first + _LOOKS_AT_ONCE])
+            await trio.lowlevel.checkpoint()
+        for key in deleted.gone:
+            self._troubled.pop(key, None)
+        self._failed(deleted.failures)
+        return list(deleted.failures.values())
+
+    def _failed(self, keys: Iterable[str]) -> None:
+        self._troubled.update((key, next(self._troubles)) for key in keys)
+
+    def _trouble_of(self, key: str) -> int:
+        return self._troubled.get(key, 0)
 
     async def _sync_deletions(self) -> None:
         """What is to be deleted is given up for good."""
@@ -138,13 +177,13 @@ class Sweeper:
             await self._cold.delete(key)
         with step("delete.commit"):
             self._catalog.exhume(key)
-        self._troubled.discard(key)
+        self._troubled.pop(key, None)
 
     # -- renames -------------------------------------------------------------------------------------------------
 
     async def _move_all(self) -> list[TierfsError]:
         """Move each misplaced object, in an order in which keys become free; a circle is broken by stepping aside."""
-        misplaced = sorted(self._catalog.misplaced(), key=self._is_troubled)
+        misplaced = sorted(self._to_move(), key=lambda one: self._trouble_of(one.object.key if one.object else ""))
         waiting = {record.path: record for record in misplaced}
         failures: list[TierfsError] = []
         turned_away = 0
@@ -168,12 +207,22 @@ class Sweeper:
                     if moved and moved.misplaced:
                         waiting[moved.path] = moved
                 except StoreError as error:
-                    self._troubled.add(record.object.key if record.object else "")
+                    self._failed([record.object.key] if record.object else ())
                     failures.append(error)
         return failures
 
-    def _is_troubled(self, record: Record) -> bool:
-        return record.object is not None and record.object.key in self._troubled
+    def _to_move(self) -> list[Record]:
+        """The misplaced objects, but those of files whose names do not last, unless another file wants the key.
+
+        They would be copied only to be deleted.
+        """
+        misplaced, transient = self._catalog.misplaced(), self._tier.settings.transient
+        lasting = [record for record in misplaced if not matches(record.path, transient)]
+        wanted = self._wanted.union(key_of(self._tier.prefix, record.path) for record in lasting)
+        self._wanted.clear()  # who still wants one says so again
+        kept = {record.path for record in lasting}
+        others = [record for record in misplaced if record.path not in kept]
+        return lasting + [record for record in others if record.object and record.object.key in wanted]
 
     def _place_of(self, record: Record, waiting: Mapping[bytes, Record]) -> tuple[_Place, str]:
         wanted = key_of(self._tier.prefix, record.path)
@@ -225,7 +274,7 @@ class Sweeper:
         moved = replace(record, object=copied, misplaced=misplaced)
         with step("move.commit"):
             self._catalog.put_and_bury(moved, stored.key, self._tier.now())
-        self._troubled.discard(stored.key)
+        self._troubled.pop(stored.key, None)
         return moved
 
     # -- lost objects --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -34,20 +35,30 @@ class Digest:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When an upload ends early: `stop` is set; and how fast it goes: `spend` is told how many bytes are to be sent."""
+
+    stop: threading.Event
+    spend: Callable[[int], None]
+
+
 class Upload:
     """The bytes of an open file while they are sent: a cold.Source that stops when told to, or when they changed."""
 
-    def __init__(self, fd: Fd, digest: Digest, chunk_size: int, stop: threading.Event) -> None:
+    def __init__(self, fd: Fd, digest: Digest, chunk_size: int, limits: Limits) -> None:
         self.size = digest.size
         self._fd = fd
         self._digest = digest
         self._chunk_size = chunk_size
         self._checked = 0
         self._running_crc = 0
-        self._stop = stop
+        self._limits = limits
 
     def read_at(self, offset: int, size: int) -> bytes:
         """The bytes [offset, offset + size). NotEligible when they are not the ones that were digested."""
+        self._limits.spend(size)
+        _check_wanted(self._limits.stop)
         data = _pread_exactly(self._fd, offset, size)
         if offset == self._checked:
             self._check(data)
@@ -55,7 +66,7 @@ class Upload:
 
     def progress(self, _size: int) -> None:
         """Called by the store as bytes go out; raises to end the transfer."""
-        _check_wanted(self._stop)
+        _check_wanted(self._limits.stop)
 
     def _check(self, data: bytes) -> None:
         view = memoryview(data)
@@ -71,13 +82,11 @@ class Upload:
                 self._running_crc = 0
 
 
-def upload(
-    store: ColdStore, fd: Fd, key: str, attributes: Attributes, chunk_size: int, stop: threading.Event
-) -> ObjectRef:
-    """Make the bytes of an open file an object, and verify it. NotEligible when they change or `stop` is set."""
+def upload(store: ColdStore, fd: Fd, key: str, attributes: Attributes, chunk_size: int, limits: Limits) -> ObjectRef:
+    """Make the bytes of an open file an object, and verify it. NotEligible when they change or it is to stop."""
     began_ns = time.time_ns()
-    digest = digest_of(fd, attributes.size, chunk_size, stop)
-    source = Upload(fd, digest, chunk_size, stop)
+    digest = digest_of(fd, attributes.size, chunk_size, limits.stop)
+    source = Upload(fd, digest, chunk_size, limits)
     info = store.put(key, source, metadata_of(attributes, digest, began_ns), source.progress)
     return ObjectRef(key, info.etag, info.size, info.version_id, chunk_size, digest.sha256, digest.crcs)
 

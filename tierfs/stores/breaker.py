@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from tierfs.core.errors import NoLease, StoreError, StoreSpared, StoreUnavailable
 from tierfs.core.reports import StoreHealth
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, StoreCounters
 
 _log = logging.getLogger(__name__)
 
@@ -266,6 +266,20 @@ class BreakerStore:
     def delete(self, key: str) -> None:
         with self.writes.request():
             self._inner.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        """See ColdStore. One deletion that was answered says that the store works."""
+        deleted = Deleted()
+        try:
+            with self.writes.request():
+                deleted = self._inner.delete_many(keys)
+                for error in () if deleted.gone else deleted.failures.values():
+                    if isinstance(error, StoreUnavailable):
+                        raise error
+        except StoreUnavailable:
+            if not deleted.failures:
+                raise
+        return deleted
 
     def tidy(self) -> None:
         with self.writes.request():

@@ -374,9 +374,9 @@ class Catalog:
         """Give an object up: it is deleted later."""
         self._bury(key, now_ns)
 
-    def exhume(self, key: str) -> None:
-        """The object is gone from the bucket, or a file of the tree has it again."""
-        self._run("DELETE FROM tombstones WHERE key = ?", (key,))
+    def exhume(self, *keys: str) -> None:
+        """The objects are gone from the bucket, or files of the tree have them again: one commit."""
+        self._run(f"DELETE FROM tombstones WHERE key IN ({', '.join('?' * len(keys))})", keys)
 
     def _bury(self, key: str, now_ns: int) -> None:
         self._run("INSERT OR IGNORE INTO tombstones VALUES (?, ?)", (key, now_ns))

@@ -6,10 +6,13 @@ mount is already in them). ETags are compared as opaque strings without their qu
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tierfs.core.errors import BucketMissing, NoLease, StoreError, StoreUnavailable
 from tierfs.core.histogram import Histogram
 
 
@@ -84,6 +87,40 @@ class Meter:
             self.totals.first_byte.observe(waited_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What became of keys that were to be deleted: `gone` (or never there), or why not. The others were not tried."""
+
+    gone: tuple[str, ...] = ()
+    failures: Mapping[str, StoreError] = field(default_factory=dict)
+
+
+def delete_each(delete: Callable[[str], None], keys: Sequence[str], at_once: int = 1) -> Deleted:
+    """ColdStore.delete_many() by single deletions, so many at the same time. One that is not answered ends it.
+
+    NoLease, and whatever is no StoreError, is raised.
+    """
+    gone: list[str] = []
+    failures: dict[str, StoreError] = {}
+
+    def delete_one(key: str) -> None:
+        try:
+            delete(key)
+        except NoLease:
+            raise
+        except StoreError as error:
+            failures[key] = error
+        else:
+            gone.append(key)
+
+    with ThreadPoolExecutor(at_once) if at_once > 1 else nullcontext() as pool:
+        for first in range(0, len(keys), at_once):
+            list((pool.map if pool else map)(delete_one, keys[first : first + at_once]))
+            if any(isinstance(error, StoreUnavailable | BucketMissing) for error in failures.values()):
+                break
+    return Deleted(tuple(gone), failures)
+
+
 class ColdStore(Protocol):
     """An object store: whole objects in, byte ranges out."""
 
@@ -126,6 +163,13 @@ class ColdStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting one that is not there succeeds."""
+        ...
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        """Delete objects with as few requests as the store takes; which are gone, and which could not be deleted.
+
+        What is raised is about all of them: some may be gone.
+        """
         ...
 
     def probe(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ from tierfs.core.errors import (
 )
 from tierfs.core.lease import Fence, unfenced
 from tierfs.core.steps import step
-from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
+from tierfs.stores.cold import Deleted, Meter, ObjectInfo, Progress, Source, StoreCounters, delete_each, plain_metadata
 from tierfs.stores.directory_layout import (
     ABOUT,
     DIRECTORY,
@@ -69,8 +69,7 @@ _SELF_TEST = ".tierfs-self-test-"
 #: Nobody is still writing a file in NEW that did not change for so long.
 _LEFTOVER_S = 24 * 3600
 
-# O_NONBLOCK: somebody may have put a fifo there.
-_BODY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_BODY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # somebody may have put a fifo there
 
 
 class DirectoryStore:
@@ -216,9 +215,7 @@ class DirectoryStore:
                 with self._telling("read", key):
                     block = os.pread(fd, min(BLOCK, stop - start), start)
                 if not block:
-                    raise IntegrityError(
-                        f"cannot read object {key} in {self._place}: it ends {stop - start} bytes early"
-                    )
+                    raise IntegrityError(f"cannot read object {key} in {self._place}: ends {stop - start} bytes early")
                 if asked_ns:
                     self._meter.count_first_byte(time.monotonic_ns() - asked_ns)
                     asked_ns = 0
@@ -334,6 +331,9 @@ class DirectoryStore:
                 return
             with step("directory.forget"):
                 forget_about(self._root, key, body)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        return delete_each(self.delete, keys)
 
     def tidy(self) -> None:
         """Nothing to do: what a crash left is removed when the directory is looked at (see probe)."""

@@ -1,15 +1,15 @@
 """A cold store that is written to only while its lease holds. Reads go through in any case."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tierfs.core.lease import Fence
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, StoreCounters
 
 
 class FencedStore:
-    """ColdStore in front of another one: put, copy and delete ask `fence` first. The one behind asks it again, right
+    """ColdStore in front of another one: put, copy and deletions ask `fence` first. The one behind asks it again, right
     before each request. `on_close` is told whether no write is under way, before the store is closed.
     """
 
@@ -56,6 +56,10 @@ class FencedStore:
     def delete(self, key: str) -> None:
         with self._writing():
             self._inner.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        with self._writing():
+            return self._inner.delete_many(keys)
 
     def probe(self) -> tuple[str, ...]:
         """The self-test: NoLease in the middle of it leaves what it learned unsaid."""

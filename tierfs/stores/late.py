@@ -4,9 +4,9 @@ A disk that is not mounted, or a server that is down, is then a problem for cold
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tierfs.stores.cold import ColdStore, ObjectInfo, Progress, Source, StoreCounters
+from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, StoreCounters
 
 
 class LateStore:
@@ -46,6 +46,9 @@ class LateStore:
 
     def delete(self, key: str) -> None:
         self._opened().delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        return self._opened().delete_many(keys)
 
     def probe(self) -> tuple[str, ...]:
         return self._opened().probe()

@@ -5,7 +5,7 @@ request: boto3's own way needs a chunked upload that several servers break on.
 """
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -22,7 +22,7 @@ from tierfs.core.errors import (
 )
 from tierfs.core.lease import Fence, unfenced
 from tierfs.stores import s3_probe
-from tierfs.stores.cold import Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
+from tierfs.stores.cold import Deleted, Meter, ObjectInfo, Progress, Source, StoreCounters, plain_metadata
 from tierfs.stores.s3_answers import (
     NOT_S3,
     Abilities,
@@ -31,6 +31,7 @@ from tierfs.stores.s3_answers import (
     check_written,
     plain_etag,
 )
+from tierfs.stores.s3_deletions import Deletions
 from tierfs.stores.s3_lease import S3LeasePlace
 from tierfs.stores.s3_pending import PendingUploads
 from tierfs.stores.s3_upload import Target, copy_parts, read_exactly, upload_parts, upload_whole
@@ -57,6 +58,7 @@ class S3Store:
         self._reading = S3Wire(reading, self._session, self._meter)
         self._abilities = Abilities(crc32=settings.checksum == "auto")
         self._pending = PendingUploads(settings.pending)
+        self._deletions = Deletions(self._wire, self.delete, settings.sizes.deleted)
         self._extra = {"StorageClass": settings.storage_class} if settings.storage_class else {}
 
     @property
@@ -199,6 +201,10 @@ class S3Store:
         """Delete an object; deleting one that is not there succeeds."""
         with suppress(ObjectMissing):
             self._wire.call("delete_object", key)
+
+    def delete_many(self, keys: Sequence[str]) -> Deleted:
+        """Delete up to a thousand objects with one request, one by one where the store does not take that."""
+        return self._deletions.run(keys)
 
     def probe(self) -> tuple[str, ...]:
         """The self-test: learns what the store can do, and says in sentences what it cannot; see ColdStore."""

@@ -52,6 +52,7 @@ class TransferSizes:
     in_flight: int = 64 * MIB
     copy: int = 5 << 30
     page: int = 1000  # objects, not bytes: entries of one answer to a list
+    deleted: int = 1000  # objects that one request deletes: DeleteObjects takes no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,10 @@ _CLASSES: dict[str, type[StoreError]] = {
     "OperationAborted": StoreUnavailable,
     "RequestTimeout": StoreUnavailable,
     "SlowDown": StoreUnavailable,
+    # Where one request is about many objects, each has a code and none a status.
+    "InternalError": StoreUnavailable,
+    "ServiceUnavailable": StoreUnavailable,
+    "AccessDenied": AccessDenied,
     "ExpiredToken": AccessDenied,
     "InvalidToken": AccessDenied,
     "InvalidAccessKeyId": AccessDenied,
@@ -213,6 +218,7 @@ _VERBS = {
     "get_object": "read",
     "head_object": "look at",
     "delete_object": "delete",
+    "delete_objects": "delete objects in",
     "copy_object": "copy",
     "upload_part_copy": "copy",
     "list_objects_v2": "list",

@@ -15,6 +15,7 @@ WRITES = {
     "PutObject",
     "CopyObject",
     "DeleteObject",
+    "DeleteObjects",
     "CreateMultipartUpload",
     "UploadPart",
     "UploadPartCopy",

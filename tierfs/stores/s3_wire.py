@@ -3,6 +3,8 @@
 boto3 signs, retries and reuses connections; what an answer means is decided in s3_answers.
 """
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +75,7 @@ class S3Wire:
         self._client = _connect(settings, session)
         self._client.meta.events.register("before-send.s3", self._count_request)
         self._client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
+        self._client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
 
     def call(self, operation: str, key: str = "", **arguments: Any) -> dict[str, Any]:
         """One request about the bucket, or about the object `key`; copies come from the same bucket. StoreError."""
@@ -132,6 +135,12 @@ class S3Wire:
 def _follow_no_redirect(context: dict[str, Any], **_: Any) -> None:
     """boto3 answers a redirect with HeadBucket, to learn the region: when that redirects too, it recurses."""
     context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """boto3 sends a CRC32 of the keys to delete; what is older than that insists on Content-MD5."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = b64encode(digest).decode()
 
 
 def open_session(settings: S3Settings) -> boto3.Session:
