@@ -90,7 +90,9 @@ class Lives:
 
     def fail(self, operation: str, after_effect: bool) -> None:
         """Let the next request of a kind fail, with or without having been carried out."""
-        match = {"method": _METHODS[operation], "key": f"{_BUCKET}/*", "count": 1}
+        # Many objects are deleted by a request about the bucket.
+        key = f"{_BUCKET}*" if operation == "delete" else f"{_BUCKET}/*"
+        match = {"method": _METHODS[operation], "key": key, "count": 1}
         if after_effect and operation not in ("get", "head"):
             self._proxy.order(Fault(Kind.LOST_ANSWER, **match))
         else:
