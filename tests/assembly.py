@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from tierfs.engine.numbers import ROOT
 from tierfs.engine.recover import recover
 from tierfs.engine.restore import Restorer
 from tierfs.engine.scan import Scanner
+from tierfs.engine.segments import to_bring_along
 from tierfs.engine.snapshotter import Snapshotter
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
@@ -298,6 +300,7 @@ class Machine:
         self.archiver = Archiver(self.tier, self.cold, self.sweeper, CHUNK, concurrency=4)
         self.daemon = Daemon(self.tier, self.archiver, self.sweeper, settings)
         self.snapshotter = Snapshotter(self.tier, self.cold)
+        self.restorer.along = partial(to_bring_along, self.tier)
         self.scanner = Scanner(self.tier, self.cold, lambda _path: None)
         self.tree = self.filesystem.tree
         recover(self.tier)

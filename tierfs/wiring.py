@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tierfs.engine.numbers import ROOT
 from tierfs.engine.restore import Restorer
 from tierfs.engine.room import Room
 from tierfs.engine.scan import Scanner
+from tierfs.engine.segments import to_bring_along
 from tierfs.engine.snapshotter import Snapshotter
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
@@ -96,6 +98,7 @@ class Parts:
         self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
         self.room = Room(tier, self.daemon, settings)
         self.restorer.make_room = self.room.make
+        self.restorer.along = partial(to_bring_along, tier)
         self.daemon.after_pass = self.snapshotter.after_pass
         self.scanner = Scanner(tier, cold, self.appeared)
 

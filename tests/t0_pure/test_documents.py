@@ -9,11 +9,19 @@ import pytest
 from tierfs.cli.exits import MEANINGS
 from tierfs.cli.sources import toml_of_setting
 from tierfs.core.config import Settings
+from tierfs.core.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-DOCUMENTS = (README, ROOT / "CHANGELOG.md", DOCS / "SEMANTICS.md", DOCS / "ARCHITECTURE.md", DOCS / "METRICS.md")
+DOCUMENTS = (
+    README,
+    ROOT / "CHANGELOG.md",
+    DOCS / "SEMANTICS.md",
+    DOCS / "ARCHITECTURE.md",
+    DOCS / "METRICS.md",
+    DOCS / "PROFILES.md",
+)
 
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
@@ -52,6 +60,15 @@ def test_the_readme_names_every_setting_with_its_default_in_order() -> None:
     told = [(name.strip("`"), default.strip("`")) for name, default, _why in rows(section(README, "Settings"))]
     real = [(name, toml_of_setting(name, field.default)) for name, field in Settings.model_fields.items()]
     assert told == real
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if PROFILES[name]])
+def test_the_page_of_profiles_has_every_value_with_its_reason(profile: str) -> None:
+    real = [
+        [f"`{name}`", f"`{toml_of_setting(name, choice.value)}`", choice.why]
+        for name, choice in PROFILES[profile].items()
+    ]
+    assert rows(section(DOCS / "PROFILES.md", profile)) == real
 
 
 def test_the_readme_names_every_exit_code() -> None:

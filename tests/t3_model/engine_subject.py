@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import trio
 
-from tests.assembly import Background, Died, Machine, Open, World
+from tests.assembly import SETTINGS, Background, Died, Machine, Open, World
 from tests.fakes import PATIENCE_S
 from tests.invariants import check_invariants
 from tests.model import Seen
+from tests.t3_model.transparency import SEGMENTS
 from tierfs.core.errors import AccessDenied, TierfsError
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class EngineSubject:
 
     def __init__(self) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="tierfs-model-", ignore_cleanup_errors=True)
-        self.world = World(Path(self._home.name) / "world")
+        self.world = World(Path(self._home.name) / "world", SETTINGS.model_copy(update={"segments": SEGMENTS}))
         self._loop = _Loop(self.world)
         self._background: Background | None = None
 

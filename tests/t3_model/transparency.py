@@ -23,9 +23,11 @@ NOWHERE = b"/nowhere/at/all"
 #: What the kernel decides before it asks the filesystem: without a kernel nobody does.
 _DECIDED_BY_KERNEL = (errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EPERM)
 
-PATHS = [b"a", b"b", b"d", b"e", b"d/a", b"d/b", b"d/e", b"e/a", b"d/e/a"]
+#: 1.a and 1.b of one directory are a segment.
+PATHS = [b"1.a", b"1.b", b"d", b"e", b"d/1.a", b"d/1.b", b"d/e", b"e/1.a", b"d/e/1.a"]
+SEGMENTS = ("*.a", "*.b")
 
-FIRST_FILES = [b"a", b"b", b"d/a", b"d/e/a"]
+FIRST_FILES = [b"1.a", b"1.b", b"d/1.a", b"d/e/1.a"]
 
 #: Any path, but rather one where something is.
 paths = st.runner().flatmap(lambda machine: st.sampled_from([*machine.model.paths() * 3, *PATHS]))

@@ -54,8 +54,8 @@ def mount(
     Without --hot the mount is in place: the files of MOUNTPOINT are the hot tier and are simply there. The command
     returns when the mount serves, or says why it does not. Credentials are found as boto3 finds them.
 
-    Settings come from the settings file, then TIERFS_* in the environment (TIERFS_WARM_AFTER=1d), then flags; the later
-    wins. STORE, MOUNTPOINT, hot and state may stand in the settings file too.
+    Settings come from a profile (--profile kafka), the settings file, TIERFS_* in the environment
+    (TIERFS_WARM_AFTER=1d), then flags; the later wins. STORE, MOUNTPOINT, hot and state may stand in the settings file.
     """
     if store is not None and mountpoint is None and "://" not in store:
         store, mountpoint = None, store

@@ -59,7 +59,7 @@ def release(paths: tuple[str, ...], recursive: bool) -> int:
     tierfs release /srv/data/old.log
 
     Hot bytes go only after the copy in the bucket was verified. The file stays in the tree; its bytes come back as they
-    are read.
+    are read. The rest of its segment goes with it; what the setting keep_hot names, only when it is named here.
     """
     return _move("release", "released", paths, recursive)
 
@@ -68,7 +68,7 @@ def release(paths: tuple[str, ...], recursive: bool) -> int:
 @_PATHS
 @_RECURSIVE
 def restore(paths: tuple[str, ...], recursive: bool) -> int:
-    """Bring whole cold files back to the hot tier.
+    """Bring whole cold files back to the hot tier, each with the rest of its segment.
 
     \b
     tierfs restore -r /srv/data/2024

@@ -8,6 +8,7 @@ import click
 from tierfs.cli.flags import SettingsCommand, settings_options
 from tierfs.cli.sources import gather, sample, toml_of, toml_of_setting
 from tierfs.core.config import HEADINGS, Settings
+from tierfs.core.profiles import PROFILES
 
 
 @click.group(name="config")
@@ -59,10 +60,12 @@ def check(file: str) -> None:
 
 
 @config.command(name="sample")
-def print_sample() -> None:
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="generic", help="Show the values of a profile.")
+def print_sample(profile: str) -> None:
     """Print a settings file with every setting, its meaning and its default.
 
     \b
     tierfs config sample > /etc/tierfs/data.toml
+    tierfs config sample --profile kafka > /etc/tierfs/kafka.toml
     """
-    click.echo(sample(), nl=False)
+    click.echo(sample(profile), nl=False)

@@ -1,4 +1,4 @@
-"""Where settings come from: a TOML file, then TIERFS_* in the environment, then flags; the later wins."""
+"""Where settings come from: the profile, a TOML file, TIERFS_* in the environment, then flags; the later wins."""
 
 import os
 import tomllib
@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from tierfs.core.config import HEADINGS, Given, Settings, closest, settings_from
 from tierfs.core.errors import ConfigError
+from tierfs.core.profiles import PROFILES, over_profile
 
 #: What a file, the environment and the command line may say besides settings: which mount it is about.
 WHERE = {
@@ -49,7 +50,7 @@ def gather(
         **read_environment(environment),
         **{name: Given(value, shown(name)) for name, value in flags.items() if value not in (None, ())},
     }
-    given = {name: one for name, one in given.items() if name not in WHERE or one.value != ""}
+    given = over_profile({name: one for name, one in given.items() if name not in WHERE or one.value != ""})
     settings = settings_from({name: one for name, one in given.items() if name not in WHERE})
     return Gathered(settings, {name: one for name, one in given.items() if name in WHERE}, given)
 
@@ -82,8 +83,12 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Given]:
     return {known[one]: Given(found[one], f"the environment variable {one}") for one in variables}
 
 
-def sample() -> str:
-    """A settings file in which every setting stands with its meaning and its default, commented out."""
+def sample(profile: str = "generic") -> str:
+    """A settings file in which every setting stands with its meaning and its default, commented out.
+
+    With a profile: that of it, and its values with their reasons in the place of the defaults.
+    """
+    chosen = PROFILES[profile]
     lines = ["# Settings of a tierfs mount: `tierfs mount --config FILE`.", "#"]
     lines += ["# Every line shows a default; take away the # to change it. TIERFS_* variables win over this file,"]
     lines += ["# flags win over both. Ages: 90s, 10m, 168h, 7d, 1w. Sizes: 64KiB, 10GiB (K, M, G: powers of 1024),"]
@@ -94,7 +99,13 @@ def sample() -> str:
     for name, field in Settings.model_fields.items():
         if name in HEADINGS:
             lines += [f"# ---- {HEADINGS[name]}", ""]
-        lines += [f"# {field.description}", f"#{name} = {toml_of_setting(name, field.default)}", ""]
+        if name == "profile" and chosen:
+            lines += [f"# {field.description}", f"profile = {toml_of(profile)}", ""]
+        elif name in chosen:
+            lines += [f"# {field.description}", f"# Profile {profile}: {chosen[name].why}"]
+            lines += [f"#{name} = {toml_of_setting(name, chosen[name].value)}", ""]
+        else:
+            lines += [f"# {field.description}", f"#{name} = {toml_of_setting(name, field.default)}", ""]
     return "\n".join(lines)
 
 

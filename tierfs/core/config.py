@@ -27,6 +27,7 @@ LARGEST_CHUNK_BYTES = 64 << 20
 
 #: The first setting of each group, and the heading of the group in --help and in the sample file.
 HEADINGS = {
+    "profile": "The profile",
     "region": "The bucket",
     "auto_archive": "The policy",
     "cache_size": "Cold reads",
@@ -54,6 +55,14 @@ def _patterns(value: object) -> object:
     return value
 
 
+def _segment_patterns(value: object) -> object:
+    value = _patterns(value)
+    for pattern in value if isinstance(value, list | tuple) else ():
+        if isinstance(pattern, str) and (pattern.count("*") != 1 or pattern == "*" or set(pattern) & set("?[/")):
+            raise ValueError(f"{pattern!r} is not a file name with one * in it, such as *.log")
+    return value
+
+
 def _endpoint(value: object) -> object:
     value = _unset(value)
     if isinstance(value, str) and not value.startswith(("http://", "https://")):
@@ -75,6 +84,7 @@ def _chunk(value: object) -> Size:
 
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+SegmentPatterns = Annotated[tuple[str, ...], BeforeValidator(_segment_patterns)]
 Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse_age(value)))]
 ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
 OptionalText = Annotated[str | None, BeforeValidator(_unset)]
@@ -92,10 +102,15 @@ class Settings(BaseModel):
     """All settings of one mount, valid by construction.
 
     INVARIANT: warm_after <= cold_after; low_watermark < high_watermark, in the same unit; read_ahead is 0 or at least
-    a chunk; cache_size is 0 or at least a chunk.
+    a chunk; cache_size is 0 or at least a chunk; segments are named where keep_newest is not 0. `profile` only says
+    where values come from: it has been laid below the others already (core.profiles).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: Literal["generic", "kafka", "nats", "rabbitmq"] = _setting(
+        "generic", "Whose data directory it is: a set of defaults for that program (docs/PROFILES.md)."
+    )
 
     region: OptionalText = _setting(None, "Region of the bucket; unset: as boto3 finds it.")
     endpoint_url: OptionalUrl = _setting(None, "URL of an S3 server other than AWS.")
@@ -146,6 +161,17 @@ class Settings(BaseModel):
     )
     exclude: Patterns = _setting((), "Never archive files that match one of these patterns.")
     pins: Patterns = _setting((), "Never release files that match one of these patterns.")
+    segments: SegmentPatterns = _setting(
+        (),
+        "File names with one *: files of one directory that match them with the same text for it are one segment, and "
+        "move together.",
+    )
+    keep_hot: Patterns = _setting(
+        (), "Archive files that match one of these patterns, but leave them hot unless an operator releases them."
+    )
+    keep_newest: int = _setting(
+        0, "So many newest segments of each directory, by the numbers in their names, are left alone.", ge=0
+    )
     min_size: Size = _setting(parse_size("4KiB"), "Leave files hot that are smaller than this.")
     high_watermark: Watermark = _setting(
         parse_watermark("90%"),
@@ -193,6 +219,11 @@ class Settings(BaseModel):
             )
         if low.amount >= high.amount:
             raise ValueError(f"{{low_watermark|{low}}} is not below {{high_watermark|{high}}}: make it smaller")
+        if self.keep_newest and not self.segments:
+            raise ValueError(
+                f"{{keep_newest|{self.keep_newest}}} keeps nothing without segments: say which files they are, or make "
+                "it 0"
+            )
         for name in ("read_ahead", "cache_size"):
             size: Size = getattr(self, name)
             if 0 < size < self.chunk_size:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 
 import trio
 
@@ -92,7 +93,8 @@ class Daemon:
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )
-        return plan(files, fill, self._settings, self._tier.now())
+        # In a thread: of a hundred thousand files it takes a second, and whoever waits for the loop would wait for it.
+        return await trio.to_thread.run_sync(plan, files, fill, self._settings, self._tier.now())
 
     async def _sweep(self) -> None:
         try:
@@ -127,15 +129,38 @@ class Daemon:
     async def _carry_out(self, actions: list[Action], work: Callable[[bytes], Awaitable[object]]) -> None:
         limit = trio.CapacityLimiter(self._settings.archive_concurrency)
         async with trio.open_nursery() as nursery:
-            for action in actions:
+            for together in _by_segment(actions):
                 if self.is_leaving:
                     break
-                await limit.acquire_on_behalf_of(action.path)
-                nursery.start_soon(self._carry_out_one, action, work, limit)
+                await limit.acquire_on_behalf_of(together[0].path)
+                nursery.start_soon(self._carry_out_together, together, work, limit)
 
-    async def _carry_out_one(
-        self, action: Action, work: Callable[[bytes], Awaitable[object]], limit: trio.CapacityLimiter
+    async def _carry_out_together(
+        self, together: list[Action], work: Callable[[bytes], Awaitable[object]], limit: trio.CapacityLimiter
     ) -> None:
+        """Move a segment, file by file, until one of them does not: the next pass looks at all of them again."""
+        try:
+            if self._is_kept(together):
+                return
+            for action in together:
+                if self.is_leaving or not await self._carry_out_one(action, work):
+                    return
+        finally:
+            limit.release_on_behalf_of(together[0].path)
+
+    def _is_kept(self, together: list[Action]) -> bool:
+        """Whether a file of a segment that was to be released has found a use since: all of it stays then."""
+        for action in together if len(together) > 1 else ():
+            try:
+                if action.verb is Verb.RELEASE:
+                    self._tier.check_releasable(action.path)
+            except (NotEligible, OSError) as reason:
+                log.debug("the segment of %s left alone: %s", os.fsdecode(action.path), reason)
+                return True
+        return False
+
+    async def _carry_out_one(self, action: Action, work: Callable[[bytes], Awaitable[object]]) -> bool:
+        """Move one file; whether it did."""
         try:
             await work(action.path)
         except NotEligible as reason:
@@ -144,8 +169,9 @@ class Daemon:
             log.debug("%s went away", os.fsdecode(action.path))
         except (TierfsError, OSError) as error:
             self._failed(action, error)
-        finally:
-            limit.release_on_behalf_of(action.path)
+        else:
+            return True
+        return False
 
     def _failed(self, action: Action, error: Exception) -> None:
         failures = self._tier.failures.get(action.path, (0, 0, ""))[0] + 1
@@ -156,6 +182,13 @@ class Daemon:
 
 async def _nothing() -> None:
     """Nothing is done after a pass."""
+
+
+def _by_segment(actions: list[Action]) -> Iterator[list[Action]]:
+    """The actions of one segment together, the others one by one."""
+    for segment, group in groupby(actions, key=lambda action: action.segment):
+        together = list(group)
+        yield from [together] if segment else [[action] for action in together]
 
 
 def walk(hot: HotTier, directory: bytes) -> Iterator[tuple[bytes, os.stat_result]]:

@@ -6,6 +6,7 @@ commit: after a crash there is nothing to clean up. Several writers that wait fo
 
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
@@ -20,6 +21,8 @@ from tierfs.core.steps import step
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import apply_attributes, split
+
+log = logging.getLogger(__name__)
 
 
 class ObjectStream(Protocol):
@@ -64,6 +67,7 @@ class Restorer:
 
     `changed` is told the node id of each file that came back: its ctime and blocks are new to the kernel. `came_back`
     is told in the same breath as the file gets its name. `make_room` is asked for bytes that the hot tier lacks.
+    `along` says which files come back in the background because one is written to.
     """
 
     def __init__(self, tier: Tier, objects: ObjectStream, changed: Callable[[Ino], None]) -> None:
@@ -72,6 +76,7 @@ class Restorer:
         self._changed = changed
         self.make_room: Callable[[int], Awaitable[bool]] = _make_none
         self.came_back: Callable[[Ino], None] = lambda _ino: None
+        self.along: Callable[[bytes], list[bytes]] = lambda _path: []
         self._nursery: trio.Nursery | None = None
         self._active: dict[Ino, _Restore] = {}
 
@@ -85,6 +90,19 @@ class Restorer:
     def active(self) -> int:
         """How many files are being restored now."""
         return len(self._active)
+
+    async def restore_to_write(self, path: bytes) -> None:
+        """Wait until the file at `path` can be written to; what comes along with it is not waited for. As restore()."""
+        assert self._nursery is not None, "run() comes first"
+        for other in self.along(path):
+            self._nursery.start_soon(self._restore_along, other)
+        await self.restore(path)
+
+    async def _restore_along(self, path: bytes) -> None:
+        try:
+            await self.restore(path)
+        except (TierfsError, OSError) as error:
+            log.info("%s stays cold, although its segment is written to: %s", os.fsdecode(path), error)
 
     async def restore(self, path: bytes) -> None:
         """Wait until the file at `path` has hot bytes. FileLost, StoreError, DeadlineExceeded, OSError (ENOSPC)."""

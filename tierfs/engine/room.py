@@ -13,8 +13,11 @@ from tierfs.core.config import Settings
 from tierfs.core.policy import Fill, HotFile, plan_room
 from tierfs.core.quantities import parse_watermark
 from tierfs.core.residency import Residency
+from tierfs.core.segments import segment_of
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.segments import members_in
 from tierfs.engine.tier import Tier
+from tierfs.stores.hot import split
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,10 @@ class Room:
         return await self._make(needed_bytes - free, "a restore needs its room")
 
     async def _make(self, wanted_bytes: int, reason: str) -> bool:
-        actions = plan_room(await self._mirrored(), wanted_bytes, self._tier.now(), reason)
+        files = await self._mirrored()
+        # In a thread, as the daemon plans: many files take longer than the loop may.
+        now_ns = self._tier.now()
+        actions = await trio.to_thread.run_sync(plan_room, files, wanted_bytes, self._settings, now_ns, reason)
         before = self._fill().used
         await self._daemon.release(actions)
         freed = before - self._fill().used
@@ -62,15 +68,20 @@ class Room:
         return freed > 0
 
     async def _mirrored(self) -> list[HotFile]:
-        """What the catalog calls MIRRORED, as it is now."""
-        files = []
+        """What the catalog calls MIRRORED, as it is now, and what else belongs to its segments."""
+        files: dict[bytes, HotFile] = {}
+        listed: set[bytes] = set()
         for index, path in enumerate([one.path for one in self._tier.catalog.records(Residency.MIRRORED)]):
             if index % _LOOKS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            st = self._tier.hot.lstat_or_none(path)
+            st = None if path in files else self._tier.hot.lstat_or_none(path)
             if st:
-                files.append(self._tier.look(path, st))
-        return files
+                files[path] = self._tier.look(path, st)
+            directory = split(path)[0]
+            if segment_of(path, self._settings.segments) and directory not in listed:
+                listed.add(directory)
+                files |= {one.path: one for one in await members_in(self._tier, directory)}
+        return list(files.values())
 
     def _fill(self) -> Fill:
         filesystem = self._tier.hot.statvfs()

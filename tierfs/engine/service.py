@@ -13,7 +13,7 @@ import trio
 from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.histogram import Histogram
-from tierfs.core.policy import why_not_archived, why_not_released
+from tierfs.core.policy import matches, why_not_archived_with, why_not_released_with
 from tierfs.core.records import Record, why_lost
 from tierfs.core.reports import CheckOrder, Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
@@ -25,6 +25,7 @@ from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.measures import Measures, Odometer
 from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.restore import Restorer
+from tierfs.engine.segments import Surroundings, to_move_along
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
 from tierfs.stores.hot import join
@@ -141,15 +142,16 @@ class Operator:
 
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
         """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
+        around = Surroundings(self._engine.tier)
         for path in paths:
             found = self._find(path)
             if found is None:
                 yield Outcome(path, "failed", "no such file")
             elif not stat.S_ISDIR(found.st.st_mode):
-                yield await self._entry(path, found)
+                yield await self._entry(path, found, around)
             else:
                 for below, inside in self._below(path, recursive):
-                    yield await self._entry(below, inside)
+                    yield await self._entry(below, inside, around)
 
     def _find(self, path: bytes) -> Found | None:
         try:
@@ -157,7 +159,7 @@ class Operator:
         except NotADirectoryError:
             return None
 
-    async def _entry(self, path: bytes, found: Found) -> Entry:
+    async def _entry(self, path: bytes, found: Found, around: Surroundings) -> Entry:
         tier, settings, st = self._engine.tier, self._engine.settings, found.st
         record = found.record or tier.catalog.get(path)
         cached, reason = 0, ""
@@ -168,10 +170,12 @@ class Operator:
         else:
             file = tier.look(path, tier.hot.lstat(path))
             residency, now_ns = file.residency, tier.now()
+            segment = await around.segment_with(file)
             if residency is Residency.MIRRORED:
-                reason = why_not_released(file, settings, now_ns) or ""
+                reason = why_not_released_with(file, segment, settings, now_ns) or ""
             elif not stat.S_ISDIR(st.st_mode):
-                reason = why_not_archived(file, settings, now_ns) or "waits for the next policy pass"
+                waits = "waits for the next policy pass"
+                reason = why_not_archived_with(file, segment, settings, now_ns) or waits
         key = record.object.key if record and record.object and record.object.etag else None
         is_kept = residency is not Residency.HOT
         return Entry(
@@ -210,12 +214,14 @@ class Operator:
     async def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
         """Archive, release or restore: a total first, then an outcome for each file as it is done.
 
-        A file that the rules keep where it is has failed when it was named, and is unchanged when -r came across it.
+        A file that the rules keep where it is has failed when it was named, and is unchanged when -r came across it,
+        or the segment that another one belongs to.
         """
         files: list[tuple[bytes, Found]] = []
         refused: list[Outcome] = []
         for path in dict.fromkeys(paths):
             await self._collect(path, recursive, files, refused)
+        await self._complete(verb, files)
         yield Total(len(files), sum(found.st.st_size for _, found in files))
         for outcome in refused:
             yield outcome
@@ -224,6 +230,8 @@ class Operator:
         named = frozenset(paths)
 
         async def work(path: bytes) -> Outcome:
+            if verb == "release" and path not in named and matches(path, self._engine.settings.keep_hot):
+                return Outcome(path, "unchanged", "kept hot by a pattern")
             return await self._outcome(path, moving, path in named)
 
         async with trio.open_nursery() as nursery, receive:
@@ -247,6 +255,18 @@ class Operator:
                     await trio.lowlevel.checkpoint()
                 if stat.S_ISREG(at.st.st_mode):
                     files.append((inside, at))
+
+    async def _complete(self, verb: Verb, files: list[tuple[bytes, Found]]) -> None:
+        """Add what is missing of the segments that are to be moved."""
+        known = {path for path, _ in files}
+        for index, path in enumerate(list(known) if self._engine.settings.segments else []):
+            if index % _LOOKS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            for other in to_move_along(self._engine.tier, verb, path, known):
+                found = self._find(other)
+                if found:
+                    known.add(other)
+                    files.append((other, found))
 
     async def _move_all(
         self,

@@ -218,7 +218,7 @@ class Files:
         if self._tier.cold_record(path) is None:
             raise OSError(errno.ESTALE, "another file has its name", os.fsdecode(path))
         try:
-            await self._restorer.restore(path)
+            await self._restorer.restore_to_write(path)
         except NotEligible:
             if node is None or node.name is not None:
                 raise

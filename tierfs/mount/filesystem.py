@@ -356,7 +356,7 @@ class Filesystem:
             if self.tree.find(path).record is None:
                 return
             try:
-                await self._restorer.restore(path)
+                await self._restorer.restore_to_write(path)
             except NotEligible:
                 if not self.nodes.removed_one(ino):
                     raise
