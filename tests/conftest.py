@@ -54,7 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put everything that this session makes into one directory, and make the environment its own."""
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if is_ci() else "dev"))
     # Other users must be able to reach a mount in it, and paths of Unix sockets end at 107 bytes.
-    home = Path(tempfile.mkdtemp(prefix="tierfs-t-"))
+    # Each process of pytest-xdist has a session of its own, beside that of who started it.
+    beside = Path(os.environ[MARK]).parent if "PYTEST_XDIST_WORKER" in os.environ else None
+    home = Path(tempfile.mkdtemp(prefix="tierfs-t-", dir=beside))
     home.chmod(0o711)
     tempfile.tempdir = os.environ["TMPDIR"] = str(home)
     os.environ[MARK] = str(home)

@@ -5,10 +5,10 @@ import secrets
 import sys
 from pathlib import Path
 
-from tests.exercise.bursts import Exercise, run
+from tests.exercise.bursts import VIRTUAL, Exercise, run
 from tests.exercise.command import Progress, verdict
 
-MODES = {"passthrough": "required", "plain": "off"}
+MODES = {"passthrough": "required", "plain": "off", "virtual": VIRTUAL}
 
 
 def arguments() -> argparse.Namespace:

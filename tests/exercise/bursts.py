@@ -25,10 +25,16 @@ FLAGS = (
     *("--min-size", "1", "--settle", "0s", "--policy-interval", "200ms", "--max-retries", "2"),
 )
 
+#: The mode in which some files are virtual.
+VIRTUAL = "virtual"
+
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """What to do. `mode` is a value of --passthrough; what a failed run leaves goes to `keep`, which must not exist."""
+    """What to do. `mode` is a value of --passthrough, or VIRTUAL.
+
+    What a failed run leaves goes to `keep`, which must not exist.
+    """
 
     operations: int
     seed: str
@@ -55,7 +61,7 @@ class Result:
         rate = self.operations / max(self.seconds, 0.001)
         return (
             f"{self.operations} operations in {self.seconds:.0f} s ({rate:.0f}/s), "
-            f"passthrough {self.exercise.mode}, seed {self.exercise.seed}: {moved}, {self.mounts} mounts, "
+            f"mode {self.exercise.mode}, seed {self.exercise.seed}: {moved}, {self.mounts} mounts, "
             f"{self.counts['compared_bytes'] >> 20} MiB compared"
         )
 
@@ -68,9 +74,16 @@ def bucket_server(home: Path) -> Iterator[S3Server]:
         yield server
 
 
+def flags_of(mode: str) -> tuple[str, ...]:
+    """What a mode means: a value of --passthrough, or some files virtual and others passed through, by their names."""
+    if mode == VIRTUAL:
+        return "--passthrough=required", "--open-files=idle", "--idle-files=*[0-4a-m]"
+    return (f"--passthrough={mode}",)
+
+
 def plan_of(home: Path, server: S3Server, mode: str, *flags: str) -> Plan:
     """The mount; what it needs is made, and a directory for evidence."""
-    flags = (*FLAGS, "--endpoint-url", server.endpoint_url, f"--passthrough={mode}", *flags)
+    flags = (*FLAGS, "--endpoint-url", server.endpoint_url, *flags_of(mode), *flags)
     plan = Plan(home, f"s3://{BUCKET}", flags=flags, environment=server.environment)
     plan.make_directories()
     (home / "evidence").mkdir()

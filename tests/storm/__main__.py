@@ -6,12 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from tests.exercise.bursts import VIRTUAL
 from tests.exercise.command import Progress, verdict
 from tests.storm.process import ROLES
 from tests.storm.storm import Storm, run
 from tests.storm.strikes import HOW
 
-MODES = {"passthrough": "required", "plain": "off"}
+MODES = {"passthrough": "required", "plain": "off", "virtual": VIRTUAL}
 
 
 def arguments() -> argparse.Namespace:

@@ -42,7 +42,7 @@ _FEW = 3
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What to do. `mode` is a value of --passthrough; it lasts until all strikes are done, and at least `seconds`.
+    """What to do. `mode` is that of the exerciser; it lasts until all strikes are done, and at least `seconds`.
 
     With `is_remounted` everything is compared on a second mount, too.
     """
@@ -97,7 +97,7 @@ class Result:
     def __str__(self) -> str:
         return "\n".join(
             (
-                f"{self.operations} operations in {self.seconds:.0f} s, passthrough {self.storm.mode}, "
+                f"{self.operations} operations in {self.seconds:.0f} s, mode {self.storm.mode}, "
                 f"seed {self.storm.seed}, {self.counts['compared_bytes'] >> 20} MiB compared: "
                 "0 errors, 0 mismatches",
                 f"strikes: {dict(self.strikes.done)}; operators moved {dict(self.operators.moved)}, "

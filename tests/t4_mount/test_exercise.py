@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import require
 from tests.exercise.application import Application
-from tests.exercise.bursts import Exercise, run
+from tests.exercise.bursts import VIRTUAL, Exercise, run
 from tests.exercise.habits import HABITS
 from tests.exercise.witness import Mismatch
 from tests.servers import ServerMissing
@@ -15,7 +15,7 @@ from tests.t4_mount.modes import MODES, needing_passthrough
 
 
 @pytest.mark.mount
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, VIRTUAL])
 def test_random_operations_while_bytes_move(mode: str, record_property: Callable[[str, object], None]) -> None:
     """Applications see what a dict of bytes says, whatever operators do; over several mounts."""
     try:

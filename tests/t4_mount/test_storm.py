@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import require
+from tests.exercise.bursts import VIRTUAL
 from tests.exercise.witness import Mismatch
 from tests.servers import ServerMissing
 from tests.storm.process import ROLES
@@ -26,7 +27,7 @@ _STEPS = 600
 @pytest.mark.mount
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, VIRTUAL])
 def test_applications_outlive_workers(mode: str, record_property: Callable[[str, object], None]) -> None:
     """Killed three times and replaced twice, no call fails, and every result is a local filesystem's."""
     try:
