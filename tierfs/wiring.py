@@ -96,7 +96,7 @@ class Parts:
         self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
         self._wire_guard()
         self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer, self.session)
-        self.filesystem.files.gate = Gate(rules_of(settings.access))
+        self.filesystem.files.gate = Gate(rules_of(settings.access, is_next))
         if settings.warm_successor:
             self.filesystem.files.successor = self.filesystem.tree.successor
         tier.in_hand = self._in_hand

@@ -88,6 +88,32 @@ def test_who_opened_a_file_is_known_after_a_take_over() -> None:
         assert readers(mount)[SCANNER]["denied"]
 
 
+def test_a_file_that_goes_cold_while_a_denied_program_has_it_open() -> None:
+    """It was hot when it was opened: what is not hot any more is refused all the same."""
+    flags = (*FLAGS, "--access", f"deny command={SCANNER}", "--open-files", "idle", "--idle-files", "*")
+    text = b"x" * (32 * CHUNK)
+    with directory() as home, mounted(Plan(home, flags=flags)) as mount:
+        path, scanner = mount.path / "file", program(home, "bash")
+        path.write_bytes(text)
+        forget_pages(path)
+        environment = os.environ | {"LC_ALL": "C"}
+        with subprocess.Popen(
+            [scanner, "-c", READS_LATER, SCANNER, path],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as reader:
+            assert reader.stdout
+            assert reader.stdout.readline() == b"x\n"
+            mount.release("file")
+            downloaded = mount.downloaded()
+            said, complaints = reader.communicate(b"\n", timeout=120)
+        assert int(said) < len(text) // 2
+        assert b"Permission denied" in complaints
+        assert mount.downloaded() == downloaded
+
+
 def forget_pages(path: Path) -> None:
     """What the kernel has of a file."""
     with path.open("rb") as file:

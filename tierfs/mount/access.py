@@ -6,6 +6,7 @@ its first cold byte is asked for.
 """
 
 import grp
+import logging
 import os
 import pwd
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from tierfs.core.access import Access, Opener, Rule, decide, parse_rule
 from tierfs.core.errors import ConfigError
 from tierfs.mount.owners import Caller
 
+log = logging.getLogger(__name__)
+
 _ACCESS_SHIFT, _PID_SHIFT = 32, 34
 _ENOUGH = 1 << 11  # bytes of /proc/PID/status: what is needed stands in the first lines
 
@@ -24,8 +27,11 @@ _ENOUGH = 1 << 11  # bytes of /proc/PID/status: what is needed stands in the fir
 GONE = Opener(command="a process that is gone", uid=-2)
 
 
-def rules_of(texts: Iterable[str]) -> tuple[Rule, ...]:
-    """Rules with the numbers of this host's users and groups. ConfigError where it does not have them."""
+def rules_of(texts: Iterable[str], is_mounted: bool = False) -> tuple[Rule, ...]:
+    """Rules with the numbers of this host's users and groups. ConfigError where it does not have them.
+
+    A mount that is there already goes on without the rule: a user may have been removed since.
+    """
 
     def numbers(names: tuple[str, ...], kind: str, find: Callable[[str], int]) -> tuple[str, ...]:
         found = []
@@ -40,7 +46,15 @@ def rules_of(texts: Iterable[str]) -> tuple[Rule, ...]:
         uid = numbers(rule.uid, "user", lambda name: pwd.getpwnam(name).pw_uid)
         return replace(rule, uid=uid, gid=numbers(rule.gid, "group", lambda name: grp.getgrnam(name).gr_gid))
 
-    return tuple(resolved(parse_rule(text)) for text in texts)
+    found = []
+    for text in texts:
+        try:
+            found.append(resolved(parse_rule(text)))
+        except ConfigError as error:
+            if not is_mounted:
+                raise
+            log.warning("%s any more: %r fits nobody", error, text)
+    return tuple(found)
 
 
 class Gate:
