@@ -240,6 +240,7 @@ class Caller:
 
     uid: int
     gid: int
+    pid: int = 0
 
 
 CALLER = Caller(os.getuid(), os.getgid())

@@ -179,6 +179,7 @@ class Serving:
         operator = self._operator(adapter)
         nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
+        nursery.start_soon(parts.hydrator.guard.run)
         await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME)
         self._serves = True
         channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
@@ -193,7 +194,7 @@ class Serving:
         await self.parts.snapshotter.leave()
 
     async def _serve_fuse(self, fuse_fd: int, everything: trio.CancelScope) -> None:
-        await fuse.serve(fuse_fd)
+        await fuse.serve(fuse_fd, self.parts.hydrator.give_up)
         log.info("the mount was taken away")
         self.is_gone = True
         self.parts.cold_process.keep_lease(False)

@@ -15,6 +15,7 @@ from tierfs.core.lease import Owner
 from tierfs.core.records import Fd, Ino
 from tierfs.engine.archive import Archiver
 from tierfs.engine.arena import Arena
+from tierfs.engine.budget import Budget
 from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
@@ -29,6 +30,7 @@ from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Tree
 from tierfs.mount import fuse
+from tierfs.mount.access import Gate, rules_of
 from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.session import Session
 from tierfs.stores.address import parse_store
@@ -79,6 +81,11 @@ class Parts:
             chunk_size=settings.chunk_size,
             read_ahead_bytes=settings.read_ahead,
             deadline_ns=None if block else settings.cold_timeout,
+            streams=settings.restore_concurrency,
+            hydrate_rate=settings.hydrate_rate,
+            limited_rate=settings.limited_rate,
+            restore_rate=settings.restore_rate,
+            storm_bytes=settings.storm_threshold,
         )
         arena = Arena(reading.memory_bytes)
         exits.callback(arena.close)
@@ -87,7 +94,9 @@ class Parts:
         self.cold = cold = ColdTier(self.cold_process)
         self.hydrator = Hydrator(cold, arena, reading)
         self.restorer = Restorer(tier, self.hydrator, fuse.forget_attributes)
+        self._wire_guard()
         self.filesystem = Filesystem(Tree(tier), self.hydrator, self.restorer, self.session)
+        self.filesystem.files.gate = Gate(rules_of(settings.access, is_next))
         if settings.warm_successor:
             self.filesystem.files.successor = self.filesystem.tree.successor
         tier.in_hand = self._in_hand
@@ -101,6 +110,14 @@ class Parts:
         self.restorer.along = partial(to_bring_along, tier)
         self.daemon.after_pass = self.snapshotter.after_pass
         self.scanner = Scanner(tier, cold, self.appeared)
+
+    def _wire_guard(self) -> None:
+        """Budgets for what comes back, and names for what is said of it."""
+        settings, guard = self.settings, self.hydrator.guard
+        guard.path_of = lambda key: key.removeprefix(self.address.prefix)
+        guard.restore_limit = self.restorer.limit = Budget.per_hour(settings.restore_limit)
+        if settings.cold_errors != "block":
+            self.restorer.patience_s = settings.cold_timeout.seconds
 
     def _in_hand(self, ino: Ino | None) -> None:
         self.session.in_hand = ino

@@ -231,7 +231,8 @@ def test_every_error_is_one_sentence_and_an_exit_code(
 def test_every_error_of_the_tree_has_an_exit_code_and_only_defects_and_files_share_one() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TierfsError)]
     for kind in kinds:
-        is_about_a_file = kind in (TierfsError, errors.NotEligible, errors.FileLost)
+        of_files = (TierfsError, errors.NotEligible, errors.FileLost, errors.ReadDenied, errors.OverBudget)
+        is_about_a_file = kind in of_files
         assert (exit_of(kind("x")) is Exit.SOME_FAILED) == is_about_a_file, kind
     assert set(MEANINGS) == set(Exit)
 

@@ -13,10 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.t0_pure.test_documents import ROOT, rows, section
 from tierfs.admin.metrics import exposition, merged
+from tierfs.core.access import Access
 from tierfs.core.errors import ControlError
 from tierfs.core.histogram import Histogram
 from tierfs.core.reports import StoreHealth
+from tierfs.core.storms import ColdReader
 from tierfs.engine.coldside import ColdNumbers
+from tierfs.engine.guard import GuardNumbers
 from tierfs.engine.hydrate import HydrateCounters
 from tierfs.engine.measures import Measures, sum_of
 from tierfs.stores.cache import CacheCounters
@@ -43,6 +46,17 @@ MEASURES = Measures(
     cache_limit=31,
     operation_errors=32,
     lost_files=33,
+    guard=GuardNumbers(
+        fetched_bytes={"allow": 41, "limit": 42, "deny": 0},
+        denied=35,
+        waited_ns={"hydrate": 1_500_000_000},
+        waiting={"hydrate": 44},
+        storms=36,
+        readers=(
+            ColdReader("grep", 5, 6, Access.ALLOW, 1, 0, 1, 1, 0, "a", is_storm=True),
+            ColdReader("cat", 5, 7, Access.ALLOW, 1, 0, 1, 1, 0, "a", is_storm=False),
+        ),
+    ),
 )
 
 
@@ -85,6 +99,10 @@ def test_every_figure_is_where_it_belongs() -> None:
         "cache_limit_bytes": 31,
         "operation_errors_total": 32,
         "lost_files": 33,
+        "cold_denied_total": 35,
+        "cold_readers": 2,
+        "cold_storms_now": 1,
+        "cold_storms_total": 36,
         "cache_bytes": 4096,
         "cache_bypassed_total": 7,
         "s3_bytes_uploaded": 1 << 60,
@@ -97,6 +115,13 @@ def test_every_figure_is_where_it_belongs() -> None:
 def test_figures_with_labels_are_told_apart() -> None:
     found = values_of(text_of(MEASURES))
     assert found["tiered_storage_build_info", "1.2"] == 1
+    assert [found["tiered_storage_cold_access_bytes_total", access] for access in ("allow", "limit", "deny")] == [
+        41,
+        42,
+        0,
+    ]
+    assert found["tiered_storage_budget_waiting", "hydrate"] == 44
+    assert found["tiered_storage_budget_wait_seconds_total", "hydrate"] == 1.5
     assert found["tiered_storage_s3_requests_total", "GetObject"] == 3
     assert found["tiered_storage_s3_requests_total", "PutObject"] == 4
     assert found["tiered_storage_cache_errors_total", "check"] == 8

@@ -10,6 +10,7 @@ import trio
 
 from tests.assembly import PREFIX, Machine, World, meanwhile
 from tests.invariants import check_invariants
+from tierfs.core.access import Opener
 from tierfs.core.errors import AccessDenied, FileLost, IntegrityError, NotEligible, ObjectMissing
 from tierfs.core.records import Record
 from tierfs.core.residency import Residency
@@ -319,10 +320,10 @@ async def test_a_file_that_is_released_again_before_the_call_goes_on(
         await cold(machine)
         restore, times = machine.restorer.restore, 0
 
-        async def unlucky(path: bytes) -> None:
+        async def unlucky(path: bytes, opener: Opener) -> None:
             nonlocal times
             times += 1
-            await restore(path)
+            await restore(path, opener)
             if times == 1:
                 await machine.archiver.release(path)
 

@@ -64,6 +64,7 @@ class MountCollector(Collector):
         yield from self._of_the_cache()
         yield from self._of_the_store()
         yield from self._of_the_breaker()
+        yield from self._of_the_guard()
         yield self._counter(
             "cold_process_restarts_total",
             "How often the process that talks to the store ended and was started again.",
@@ -197,6 +198,34 @@ class MountCollector(Collector):
             "Requests that failed at once, without the store being asked, because it was spared.",
             {circuit: one.refused for circuit, one in health.items()},
             "circuit",
+        )
+
+    def _of_the_guard(self) -> Iterator[Metric]:
+        guard = self._measures.guard
+        yield self._counter(
+            "cold_access_bytes_total",
+            "Bytes that were fetched, by what the rules say of whom they were fetched for: allow, limit, deny.",
+            guard.fetched_bytes,
+            "access",
+        )
+        yield self._counter(
+            "cold_denied_total", "Opens and reads that a rule of access refused cold bytes.", guard.denied
+        )
+        yield self._gauge(
+            "cold_readers", "Commands of users that had cold bytes fetched in the last minute.", len(guard.readers)
+        )
+        yield self._gauge(
+            "cold_storms_now",
+            "Those of them that had more fetched than storm_threshold.",
+            sum(one.is_storm for one in guard.readers),
+        )
+        yield self._counter("cold_storms_total", "Storms that began.", guard.storms)
+        yield self._gauge("budget_waiting", "Fetches and restores that wait for a budget now.", guard.waiting, "budget")
+        yield self._counter(
+            "budget_wait_seconds_total",
+            "How long fetches and restores waited for a budget, all together.",
+            {name: waited_ns / 1e9 for name, waited_ns in guard.waited_ns.items()},
+            "budget",
         )
 
     # -- families ------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ _METAVARS: dict[Any, str] = {
     int: "NUMBER",
     tuple[str, ...]: "PATTERN",
 }
+#: Settings that are written like others and mean something else.
+_NAMED = {"endpoint_url": "URL", "access": "RULE"}
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +35,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Calla
     if get_origin(kind) is Literal:
         return click.option(flag, name, type=click.Choice(get_args(kind)), default=None, help=text)
     is_repeated = kind == tuple[str, ...]
-    metavar = "URL" if name.endswith("url") else _METAVARS.get(kind, "TEXT")
+    metavar = _NAMED.get(name) or _METAVARS.get(kind, "TEXT")
     return click.option(flag, name, metavar=metavar, multiple=is_repeated, default=None, help=text)
 
 

@@ -42,6 +42,10 @@ def status(mountpoint: str | None, as_json: bool) -> int:
                        long GETs took until their answer began
     breaker            {reads, writes}: {state, failures, since_ns, next_try_ns, reason, opened, refused}; state: closed
                        (the store is asked), open (it failed and is spared), half-open (it is tried)
+    cold_readers       [{command, uid, pid, name, access, bytes, restored, requests, files, denied, directory,
+                       is_storm}]: what had to be fetched in the last minute, and for whom; the busiest first.
+                       restored: of the bytes, for files that it writes to; denied: how often it was refused
+    budgets            {hydrate, limited, restore, restore_limit}: {waiting, waited_s}; those that are set
     queue              {archiving, restoring, deletions, moves}: what waits for the bucket
     errors             {reads, policy, files}: counts; files: path to reason
     passthrough        text: whether hot I/O goes past the daemon

@@ -12,6 +12,7 @@ from tierfs.core.reports import Entry
 
 _BINARY = "KMGTPE"
 _AGES = ((7 * 86_400 * 10, "w", 7 * 86_400), (86_400, "d", 86_400), (3_600, "h", 3_600), (60, "m", 60), (0, "s", 1))
+_MOST_READERS = 5
 _STYLES = {"hot": "red", "warm": "yellow", "cold": "cyan"}
 
 #: What `ls` prints above its columns, on a terminal.
@@ -136,6 +137,8 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     lost = (status.get("lost") or {}).get("files")
     lines += [click.style(f"  lost    {lost:>9} files: `tierfs ls -r` says which", fg="red")] if lost else []
     lines += [f"  reads   {line}" for line in _cold_reads(status.get("cold_reads") or {}, status["store_io"])]
+    lines += [f"  cold readers: {line}" for line in _cold_readers(status.get("cold_readers") or ())]
+    lines += [f"  budgets {line}" for line in _budgets(status.get("budgets") or {})]
     lines.append(f"  cache   {_cache(status['cache'])}")
     lines.append(f"  store   {_store_io(status['store_io'])}")
     lines += [click.style(f"  breaker {line}", fg="red") for line in _breakers(status.get("breaker") or {}, now)]
@@ -157,6 +160,26 @@ def _cold_reads(reads: Mapping[str, Any], io: Mapping[str, Any]) -> list[str]:
     waited = f"{waits['count']} of {reads['reads']} cold reads waited"
     late = f", {reads['deadline_misses']} in vain" if reads["deadline_misses"] else ""
     return [f"{waited}{_quantiles(waits)}{late}; first byte of the store{_quantiles(first_byte) or ': none'}"]
+
+
+def _cold_readers(readers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who had cold bytes fetched in the last minute, the busiest first."""
+    lines = []
+    for one in list(readers)[:_MOST_READERS]:
+        files = f"{shown_size(one['bytes'])} from {one['files']} files in 60 s"
+        notes = [f"most below /{one['directory']}"] if one["directory"] else []
+        notes += [f"{shown_size(one['restored'])} of it to be written to"] if one["restored"] else []
+        notes += [f"refused {one['denied']} times"] if one["denied"] else []
+        notes += ["limited"] if one["access"] == "limit" else []
+        text = f"{shown_path(one['name'])}: {files}{', ' if notes else ''}{', '.join(notes)}"
+        lines.append(click.style(f"{text}: a storm", fg="yellow") if one["is_storm"] else text)
+    return lines
+
+
+def _budgets(budgets: Mapping[str, Any]) -> list[str]:
+    """Those that somebody waits for now."""
+    waiting = [f"{one['waiting']} wait for {name}" for name, one in budgets.items() if one["waiting"]]
+    return [", ".join(waiting)] if waiting else []
 
 
 def _quantiles(durations: Mapping[str, Any]) -> str:

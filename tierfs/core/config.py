@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tierfs.core.access import parse_rule, split_rules
 from tierfs.core.errors import ConfigError
 from tierfs.core.quantities import Age, Size, Watermark, parse_age, parse_size, parse_watermark
 from tierfs.core.windows import parse_windows
@@ -32,6 +33,7 @@ HEADINGS = {
     "region": "The bucket",
     "auto_archive": "The policy",
     "cache_size": "Cold reads",
+    "hydrate_rate": "Budgets of cold bytes",
     "read_only": "The mount",
 }
 
@@ -89,9 +91,18 @@ def _windows(value: object) -> str:
     return ", ".join(map(str, parse_windows(",".join(parts))))
 
 
+def _rules(value: object) -> object:
+    value = split_rules(value) if isinstance(value, str) else value
+    for rule in value if isinstance(value, list | tuple) else ():
+        if isinstance(rule, str):
+            parse_rule(rule)
+    return value
+
+
 Windows = Annotated[str, BeforeValidator(_windows)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 SegmentPatterns = Annotated[tuple[str, ...], BeforeValidator(_segment_patterns)]
+Rules = Annotated[tuple[str, ...], BeforeValidator(_rules)]
 Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse_age(value)))]
 ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
 OptionalText = Annotated[str | None, BeforeValidator(_unset)]
@@ -217,6 +228,24 @@ class Settings(BaseModel):
         "eio", "What a cold read does after cold_timeout: fail with EIO, or go on waiting for ever."
     )
 
+    hydrate_rate: Size = _setting(
+        Size(0), "Most bytes per second that are fetched for reads of cold files; 0: no limit."
+    )
+    limited_rate: Size = _setting(
+        parse_size("4MiB"), "Most bytes per second that are fetched for all together who are limited by `access`."
+    )
+    restore_rate: Size = _setting(Size(0), "Most bytes per second that restores bring back; 0: no limit.")
+    restore_concurrency: int = _setting(2, "Files that are restored at the same time.", ge=1, le=8)
+    restore_limit: Size = _setting(
+        Size(0), "Most bytes per hour that restores bring back which no operator asked for; 0: no limit."
+    )
+    access: Rules = _setting(
+        (), 'Who may have cold bytes fetched: "deny command=clamscan", "limit uid=backup"; the first that fits decides.'
+    )
+    storm_threshold: Size = _setting(
+        parse_size("1GiB"), "Warn when so many bytes within a minute had to be fetched for one command; 0: never."
+    )
+
     read_only: bool = _setting(False, "Mount read-only.")
     allow_other: OptionalFlag = _setting(None, "Let other users in; auto: yes when root mounts.")
     passthrough: Literal["auto", "off", "required"] = _setting(
@@ -245,6 +274,10 @@ class Settings(BaseModel):
             raise ValueError(
                 f"{{keep_newest|{self.keep_newest}}} keeps nothing without segments: say which files they are, or make "
                 "it 0"
+            )
+        if not self.limited_rate and any(rule.split()[0].lower() == "limit" for rule in self.access):
+            raise ValueError(
+                "{limited_rate|0} leaves nothing to those whom {access|a rule} limits: deny them, or give some"
             )
         for name in ("read_ahead", "cache_size"):
             size: Size = getattr(self, name)

@@ -8,6 +8,8 @@
     |- CatalogError                   EIO    runs `tierfs check`
     |  `- CatalogFull                 ENOSPC makes room on the disk of the state directory
     |- FileLost                       EIO    brings the object back, or removes the file
+    |- ReadDenied                   EACCES changes the rules of `access`, if it is not meant
+    |- OverBudget                   EDQUOT raises restore_limit, or waits
     |- DeadlineExceeded               EIO    looks at the store and the network; raises cold_timeout
     `- StoreError                     EIO
        |- ObjectMissing               EIO    (404) the object was removed behind tierfs
@@ -65,6 +67,18 @@ class CatalogFull(CatalogError):
 
 class FileLost(TierfsError):
     """The only copy was in the bucket and is gone (EIO)."""
+
+
+class ReadDenied(TierfsError):
+    """A rule of `access` refuses to have cold bytes fetched for this process (EACCES)."""
+
+    errno = _errno.EACCES
+
+
+class OverBudget(TierfsError):
+    """A write would bring back more than restore_limit allows now (EDQUOT)."""
+
+    errno = _errno.EDQUOT
 
 
 class DeadlineExceeded(TierfsError):

@@ -5,15 +5,14 @@ are for: they go on when a reader has gone.
 """
 
 import logging
-import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
 from weakref import WeakMethod
 
 import trio
 
+from tierfs.core.access import ANYBODY, Opener
 from tierfs.core.errors import (
     DeadlineExceeded,
     IntegrityError,
@@ -24,69 +23,19 @@ from tierfs.core.errors import (
     TierfsError,
 )
 from tierfs.core.extents import Item, runs
-from tierfs.core.histogram import Histogram
 from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.flights import Flight, FlightKey, Ledger, Recent, pending_of, queued
+from tierfs.engine.flights import Flight, FlightKey, Ledger, Patience, Recent, pending_of, queued
+from tierfs.engine.guard import Guard
 from tierfs.engine.nearby import Nearby
+from tierfs.engine.reading import HydrateCounters, HydrateSettings
 from tierfs.engine.truce import Truce
 
 _log = logging.getLogger(__name__)
 
-STREAMS = 2  # restores that hold memory at the same time
 _STRIKES = 2  # damaged bytes are fetched once more
 _FIRST_PAUSE_NS = 100_000_000
 _LONGEST_PAUSE_NS = 5_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class HydrateSettings:
-    """How cold files are read; sizes in bytes. `deadline_ns` None waits for ever.
-
-    `chunk_size` is for objects whose record names none; `fetch_bytes` bounds one GET, `read_ahead_bytes` one handle's
-    window, `concurrency` the GETs at a time, `memory_bytes` all chunks in memory.
-    """
-
-    chunk_size: int = 1 << 20
-    read_ahead_bytes: int = 64 << 20
-    deadline_ns: int | None = 30_000_000_000
-    concurrency: int = 16
-    fetch_bytes: int = 8 << 20
-    memory_bytes: int = 80 << 20
-
-    @property
-    def flight_bytes(self) -> int:
-        """Memory for chunks on their way to readers, and recently landed ones."""
-        return self.memory_bytes * 9 // 11
-
-    @property
-    def recent_bytes(self) -> int:
-        """The part of them that landed ones may take, the windows of all readers among them."""
-        return self.flight_bytes * 8 // 9
-
-    @property
-    def stream_bytes(self) -> int:
-        """Memory for one restore."""
-        return (self.memory_bytes - self.flight_bytes) // STREAMS
-
-
-@dataclass(slots=True)
-class HydrateCounters:
-    """Running totals since the start. Bytes are those of whole, checked chunks from the store (`bytes_fetched`).
-
-    `reads` are those of handles, `waited` is how long those of them waited whose chunks were not all in memory.
-    """
-
-    reads: int = 0
-    bytes_asked: int = 0
-    bytes_fetched: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
-    gets: int = 0
-    waited: Histogram = field(default_factory=Histogram)
-    retries: int = 0
-    deadline_misses: int = 0
-    corrupt_chunks: int = 0
 
 
 def plan_pause(attempt: int, jitter: float) -> int:
@@ -112,6 +61,7 @@ class Fetcher:
         self._ledger = Ledger(settings.flight_bytes, self.recent)
         self._nursery: trio.Nursery | None = None
         self._truce = Truce()
+        self.guard = Guard(settings)
         self._gets = trio.CapacityLimiter(settings.concurrency)
         # Read-ahead and restores leave some GETs free for a reader that waits.
         self._background_gets = trio.CapacityLimiter(max(1, settings.concurrency * 3 // 4))
@@ -124,13 +74,22 @@ class Fetcher:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            for flight in list(self._flights.values()):
-                self._fail(flight, StoreUnavailable("the mount is going away"))
+            self.give_up()
 
-    def want(self, item: Item, chunks: range, is_kept: bool = True) -> list[Flight]:
+    def give_up(self) -> None:
+        """Nobody waits any more: end what is under way."""
+        for flight in list(self._flights.values()):
+            self._fail(flight, StoreUnavailable("the mount is going away"))
+            if flight.ticket:
+                flight.ticket.let_through()
+
+    def want(self, item: Item, chunks: range, opener: Opener = ANYBODY, is_kept: bool = True) -> list[Flight]:
         """The flights that carry `chunks`; those that nobody asked for yet are started. Does not wait."""
         found = [self._find(item, index) for index in chunks]
-        flights = [flight or Flight(item, index, is_kept) for index, flight in zip(chunks, found, strict=True)]
+        for known in found:
+            if known and not known.is_done:
+                self.guard.joined(known, opener)
+        flights = [flight or Flight(item, index, is_kept, opener) for index, flight in zip(chunks, found, strict=True)]
         new = [flight for flight, known in zip(flights, found, strict=True) if known is None]
         if new:
             self._spawn(self._obtain, item, new)
@@ -145,14 +104,14 @@ class Fetcher:
         """Call a method after a while, unless its object or the mount goes away before."""
         self._spawn(_call_later, seconds, method)
 
-    def want_ahead(self, item: Item, chunks: Iterable[int]) -> None:
+    def want_ahead(self, item: Item, chunks: Iterable[int], opener: Opener = ANYBODY) -> None:
         """Start to bring chunks that a sequential reader will ask for, as far as memory is free. Does not wait."""
         new: list[Flight] = []
         for index in chunks:
             if self._find(item, index) is None:
                 if not self._ledger.take_nowait(item.size_of(index)):
                     break
-                new.append(Flight(item, index, is_kept=True))
+                new.append(Flight(item, index, is_kept=True, opener=opener))
                 new[-1].is_charged = True
         if new:
             self._spawn(self._obtain_ahead, item, new)
@@ -169,16 +128,22 @@ class Fetcher:
             self.counters.waited.observe(int((trio.current_time() - began_s) * 1e9))
 
     async def wait_for(self, flights: list[Flight]) -> list[memoryview]:
-        """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError."""
+        """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError.
+
+        Whatever they waited for budgets is not counted: that is not the store's.
+        """
         deadline_ns = self.settings.deadline_ns
+        patience = Patience(flights, deadline_ns)
         for flight in flights:
             flight.interest += 1
             flight.was_waited_for = True
         try:
-            with trio.move_on_after(math.inf if deadline_ns is None else deadline_ns / 1e9):
-                for flight in flights:
-                    await flight.wait_done()
-                    flight.result()  # an error need not wait for the others
+            while patience.is_left:
+                with trio.move_on_at(patience.ends_at):
+                    for flight in flights:
+                        await flight.wait_done()
+                        flight.result()  # an error need not wait for the others
+                patience.look_again()
         finally:
             late = pending_of(flights)
             for flight in flights:
@@ -206,7 +171,8 @@ class Fetcher:
                 for flight in flights:
                     flight.is_charged = True
             self._give_slots(flights)
-            if is_kept and self._gets.available_tokens and len(flights) <= self._longest(item) and _adjoin(flights):
+            is_short = len(flights) <= self._longest(item) and _adjoin(flights)
+            if is_kept and is_short and self._gets.available_tokens and not self.guard.is_concerned(flights[0]):
                 await self._carry(item, flights, is_urgent=True, looks_first=True)
             else:
                 await self._load(item, flights)
@@ -233,9 +199,34 @@ class Fetcher:
 
     def _launch(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
         """Start a task for each GET that the flights make."""
-        by_index = {flight.index: flight for flight in flights}
-        for run in runs(sorted(by_index), self._longest(item)):
-            self._spawn(self._carry, item, [by_index[index] for index in run], is_urgent)
+        for flight, error in self.guard.refused(flights):
+            self._fail(flight, error)
+        by_index = {flight.index: flight for flight in pending_of(flights)}
+        is_limited = any(self.guard.is_concerned(flight) for flight in by_index.values())
+        longest = self._longest(item)
+        if is_limited:
+            longest = max(1, self.guard.longest(flights[0]) // item.chunk_size)
+        carry = self._carry_in_turn if is_limited else self._carry
+        for run in runs(sorted(by_index), longest):
+            self._spawn(carry, item, [by_index[index] for index in run], is_urgent)
+
+    async def _carry_in_turn(self, item: Item, flights: list[Flight], is_urgent: bool) -> None:
+        """_carry, when the budgets allow it. Who waits for them has no memory that others could use."""
+        with self._delivering_errors(flights):
+            for flight in flights:
+                self._discharge(flight)
+                flight.slot = None if flight.is_kept else flight.slot  # a restore has its own memory
+            with queued(flights):
+                await self.guard.wait_affordable(flights)
+                pending = pending_of(flights)
+                size = sum(flight.size for flight in pending if flight.is_kept)
+                if size:
+                    await self._ledger.wait_taken(size)
+            for flight in pending:
+                flight.is_charged = flight.is_kept and not flight.is_done
+            self._ledger.give_back(sum(flight.size for flight in pending if flight.is_kept and flight.is_done))
+            self._give_slots([flight for flight in pending_of(pending) if flight.slot is None])
+        await self._carry(item, flights, is_urgent)
 
     async def _carry(self, item: Item, flights: list[Flight], is_urgent: bool, looks_first: bool = False) -> None:
         """Fetch contiguous chunks until each has landed, failed, or is wanted by nobody.
@@ -278,6 +269,7 @@ class Fetcher:
         def landed(index: int) -> bool:
             self._truce.answered()
             self.counters.bytes_fetched += by_index[index].size
+            self.guard.fetched(by_index[index])
             self._land(by_index[index])
             return any(flight.is_wanted for flight in flights)
 
@@ -298,7 +290,9 @@ class Fetcher:
                         item, _slots_of(flights), lambda index: self._found(by_index[index], found), landed
                     )
                 else:
-                    await self._cold.fetch(item, _slots_of(flights), landed, is_kept=flights[0].is_kept)
+                    await self._cold.fetch(
+                        item, _slots_of(flights), landed, is_kept=any(flight.is_cached for flight in flights)
+                    )
             except StoreUnavailable as error:
                 is_sent = not isinstance(error, StoreSpared)
                 raise
@@ -348,10 +342,16 @@ class Fetcher:
         if flight.queued_with and not any(one.interest for one in flight.queued_with):
             for one in pending_of(flight.queued_with):
                 self._fail(one, StoreUnavailable(f"{one.item.ref.key}: nobody waits for it any more"))
+                if one.ticket:
+                    one.ticket.let_through()
 
     def _unregister(self, flight: Flight) -> None:
         del self._flights[flight.item.key_of(flight.index)]
+        self._discharge(flight)
+
+    def _discharge(self, flight: Flight) -> None:
         if flight.is_charged:
+            flight.is_charged = False
             self._ledger.give_back(flight.size)
 
     def _strike(self, flight: Flight, error: IntegrityError) -> None:

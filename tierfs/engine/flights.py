@@ -1,33 +1,45 @@
 """What is on its way, and the memory that it may take. All of it is touched by the trio thread alone."""
 
 import copy
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import trio
 
+from tierfs.core.access import ANYBODY, Access, Opener
 from tierfs.core.extents import Item
 from tierfs.core.records import ObjectRef
 from tierfs.engine.arena import Slot
+from tierfs.engine.budget import Ticket
 
 #: Names one chunk of one version of an object: key, ETag, version, chunk size, index.
 FlightKey = tuple[str, str, str | None, int, int]
+
+_orders = count()
 
 
 class Flight:
     """One chunk on its way from the cache or the store to everybody who waits for it.
 
-    `interest` counts who wants it now; `is_kept` says that it is to be kept, in memory and in the cache, whether or
-    not somebody still waits (false for a restore's chunks).
+    `opener` is who wanted it first, or who of those that want it may have most. `interest` counts who wants it now;
+    `is_kept` says that it is to be kept, in memory and in the cache, whether or not somebody still waits (false for a
+    restore's chunks).
 
     INVARIANT: once done, it has either data or an error, for ever.
     """
 
-    def __init__(self, item: Item, index: int, is_kept: bool) -> None:
+    def __init__(self, item: Item, index: int, is_kept: bool, opener: Opener = ANYBODY) -> None:
         self.item = item
         self.index = index
         self.is_kept = is_kept
+        self.opener = opener
+        self.order = next(_orders)  # in which it was asked for: tasks begin in any
+        self.ticket: Ticket | None = None  # while it waits for a budget
+        self._held_s = 0.0  # how long it waited for budgets, until `_held_at` if that is set
+        self._held_at: float | None = None
         self.size = item.size_of(index)
         self.interest = 0
         self.was_waited_for = False
@@ -54,6 +66,23 @@ class Flight:
         """Whether all who waited for it have gone."""
         return self.was_waited_for and not self.interest
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the cache is to have it: not what only those want who are limited, nor a restore's."""
+        return self.is_kept and self.opener.access is Access.ALLOW
+
+    def hold(self, now_s: float) -> None:
+        """It begins to wait for a budget: no deadline counts that."""
+        self._held_at = now_s
+
+    def let_go(self, now_s: float) -> None:
+        """It waits for the store again."""
+        self._held_s, self._held_at = self.held_s(now_s), None
+
+    def held_s(self, now_s: float) -> float:
+        """How long it has waited for budgets by now."""
+        return self._held_s + (now_s - self._held_at if self._held_at is not None else 0.0)
+
     def land(self) -> None:
         """Its bytes are in its slot: deliver them to all who wait, now and later."""
         assert not self.is_done
@@ -78,6 +107,24 @@ class Flight:
             raise copy.copy(self._error) from self._error  # each waiter has a traceback of its own
         assert self.slot is not None
         return self.slot.view
+
+
+class Patience:
+    """How long to wait for flights: `deadline_ns` from now, None for ever, and as long as budgets hold them."""
+
+    def __init__(self, flights: list[Flight], deadline_ns: int | None) -> None:
+        now_s = trio.current_time()
+        self._held_s = [(flight, flight.held_s(now_s)) for flight in flights]
+        self._patient_until = math.inf if deadline_ns is None else now_s + deadline_ns / 1e9
+        self.ends_at = self._patient_until
+        self.is_left = True
+
+    def look_again(self) -> None:
+        """Whether there is something to wait for, and until when."""
+        now_s = trio.current_time()
+        held_s = [flight.held_s(now_s) - before for flight, before in self._held_s if not flight.is_done]
+        self.ends_at = self._patient_until + max(held_s, default=0.0)
+        self.is_left = bool(held_s) and now_s < self.ends_at
 
 
 def pending_of(flights: list[Flight]) -> list[Flight]:

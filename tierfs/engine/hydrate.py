@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import trio
 
-from tierfs.core.errors import DeadlineExceeded
+from tierfs.core.access import ANYBODY, Access, Opener
+from tierfs.core.errors import DeadlineExceeded, ReadDenied
 from tierfs.core.extents import (
     Item,
     Window,
@@ -28,9 +29,11 @@ from tierfs.core.extents import (
 from tierfs.core.records import ObjectRef
 from tierfs.engine.arena import Arena
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.fetcher import STREAMS, Fetcher, HydrateCounters, HydrateSettings
+from tierfs.engine.fetcher import Fetcher
 from tierfs.engine.flights import Flight, pending_of
+from tierfs.engine.guard import Guard
 from tierfs.engine.nearby import Nearby
+from tierfs.engine.reading import HydrateCounters, HydrateSettings
 
 __all__ = ["HydrateCounters", "HydrateSettings", "Hydrator", "Reader"]
 
@@ -53,8 +56,13 @@ class Hydrator:
         self.nearby = Nearby(cold, arena, settings.memory_bytes)
         self._fetcher = Fetcher(cold, arena, self.nearby, settings)
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # those that read ahead
-        self._streams = trio.Semaphore(STREAMS)
+        self._streams = trio.Semaphore(settings.streams)
         self._streamed_at = -math.inf  # when a chunk last came for one of them, on trio's clock
+
+    @property
+    def guard(self) -> Guard:
+        """Who may have bytes fetched, how fast, and who has how many."""
+        return self._fetcher.guard
 
     @property
     def counters(self) -> HydrateCounters:
@@ -67,9 +75,15 @@ class Hydrator:
             nursery.start_soon(self.nearby.run)
             await self._fetcher.run(task_status)
 
-    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None = None) -> "Reader":
+    def give_up(self) -> None:
+        """The mount is gone: whoever waits for bytes, however long its budgets would hold it up, need not."""
+        self._fetcher.give_up()
+
+    def reader(
+        self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None = None, opener: Opener = ANYBODY
+    ) -> "Reader":
         """What one handle reads an object with; `successor` is asked once for what is likely to be read after it."""
-        reader = Reader(self, self._fetcher, self.item(ref))
+        reader = Reader(self, self._fetcher, self.item(ref), opener)
         reader.successor = successor
         return reader
 
@@ -82,7 +96,13 @@ class Hydrator:
         """How many bytes of an object are in the cache."""
         return await self._cold.cached_bytes(ref)
 
-    async def stream(self, ref: ObjectRef) -> AsyncGenerator[memoryview, None]:
+    async def expect_at_hand(self, ref: ObjectRef, opener: Opener) -> None:
+        """Nothing of an object would have to be fetched now. ReadDenied."""
+        if await self.cached_bytes(ref) < ref.size:
+            self.guard.deny(opener, ref.key)
+            raise ReadDenied(f"{ref.key}: not all of it is cached, and nothing is fetched for {opener.command}")
+
+    async def stream(self, ref: ObjectRef, opener: Opener = ANYBODY) -> AsyncGenerator[memoryview, None]:
         """The whole object in order, chunk by chunk, by parallel GETs in bounded memory; close it with aclosing().
 
         Chunks that are cached are taken from there, others do not enter the cache. Each has the deadline of a read,
@@ -100,7 +120,7 @@ class Hydrator:
                 while front < total or held:
                     while front < total and (not held or len(held) + step <= window):
                         chunks = range(front, min(front + step, total))
-                        held.extend(_hold(self._fetcher.want(item, chunks, is_kept=False)))
+                        held.extend(_hold(self._fetcher.want(item, chunks, opener, is_kept=False)))
                         front = chunks.stop
                     (data,) = await self._fetcher.wait_for([held[0]])
                     held.popleft().interest -= 1
@@ -115,6 +135,7 @@ class Hydrator:
         """Memory for one stream, as soon as it is free. DeadlineExceeded."""
         deadline_ns = self.settings.deadline_ns
         patience_s = math.inf if deadline_ns is None else deadline_ns / 1e9
+        patience_s += self.guard.slowest_s(ref.chunk_size or self.settings.chunk_size)
         began, has_turn = trio.current_time(), False
         while not has_turn:
             ends_at = max(began, self._streamed_at) + patience_s
@@ -145,10 +166,12 @@ class Hydrator:
 class Reader:
     """Reads one object for one handle; keeps the handle's read-ahead window.
 
-    A read that missed its deadline is answered the same way, without waiting, when the kernel repeats it.
+    A read that missed its deadline is answered the same way, without waiting, when the kernel repeats it. Nothing is
+    fetched ahead for those whom rules limit or refuse.
     """
 
-    def __init__(self, hydrator: Hydrator, fetcher: Fetcher, item: Item) -> None:
+    def __init__(self, hydrator: Hydrator, fetcher: Fetcher, item: Item, opener: Opener = ANYBODY) -> None:
+        self._opener = opener
         self.window = Window()
         self._hydrator = hydrator
         self._fetcher = fetcher
@@ -159,18 +182,18 @@ class Reader:
 
     def start(self) -> None:
         """Begin to fetch the first chunk, unless something else is read or the handle closed at once; does not wait."""
-        if self._item.ref.size:
+        if self._item.ref.size and self._opener.access is Access.ALLOW:
             self._fetcher.later(_START_AFTER_S, weakref.WeakMethod(self.start_now))
 
     def start_now(self) -> None:
         """Begin to fetch the first chunk if nothing was read yet."""
         if self.window.expected == 0:
-            self._fetcher.want(self._item, range(1))
+            self._fetcher.want(self._item, range(1), self._opener)
 
     async def read(self, offset: int, length: int) -> list[memoryview]:
         """The bytes [offset, offset + length), clipped to the object's size, in pieces, as soon as they are here.
 
-        DeadlineExceeded; ObjectMissing and ObjectChanged (the file is lost); IntegrityError, other StoreError.
+        DeadlineExceeded; ReadDenied; ObjectMissing, ObjectChanged (the file is lost); IntegrityError, other StoreError.
         """
         item = self._item
         indices = chunk_indices(offset, length, item.ref.size, item.chunk_size)
@@ -186,7 +209,7 @@ class Reader:
                 self._hydrator.counters.cache_hits += len(indices)
                 self._read_ahead(offset, length)
                 return near
-        flights = self._fetcher.want(item, indices)
+        flights = self._fetcher.want(item, indices, self._opener)
         self._read_ahead(offset, length)
         self._fail_repetition(offset, flights)
         try:
@@ -212,7 +235,7 @@ class Reader:
 
     def _read_ahead(self, offset: int, length: int) -> None:
         item, hydrator = self._item, self._hydrator
-        if not hydrator.settings.read_ahead_bytes:
+        if not hydrator.settings.read_ahead_bytes or self._opener.access is not Access.ALLOW:
             self.window = replace(self.window, expected=offset + length)
             return
         cap = hydrator.read_ahead_share(self)
@@ -225,7 +248,9 @@ class Reader:
         elif chunks:
             # What can be read from its file when it is asked for need not be brought before.
             nearby = hydrator.nearby if self._is_nearby else None
-            self._fetcher.want_ahead(item, [one for one in chunks if not (nearby and nearby.knows(item, one))])
+            self._fetcher.want_ahead(
+                item, [one for one in chunks if not (nearby and nearby.knows(item, one))], self._opener
+            )
         if self.successor and is_near_end(window, item.ref.size, item.chunk_size):
             self._warm(self.successor(), window)
 
@@ -235,7 +260,8 @@ class Reader:
         if ref:
             item = self._hydrator.item(ref)
             longest = min(self._hydrator.settings.fetch_bytes, window.ahead) // item.chunk_size
-            self._fetcher.want_ahead(item, range(min(max(1, longest), count_chunks(ref.size, item.chunk_size))))
+            chunks = range(min(max(1, longest), count_chunks(ref.size, item.chunk_size)))
+            self._fetcher.want_ahead(item, chunks, self._opener)
 
 
 def _hold(flights: list[Flight]) -> list[Flight]:

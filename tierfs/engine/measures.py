@@ -11,7 +11,8 @@ from tierfs.core.histogram import Histogram
 from tierfs.core.reports import StoreHealth
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.hydrate import HydrateCounters
+from tierfs.engine.guard import GuardNumbers
+from tierfs.engine.reading import HydrateCounters
 from tierfs.stores.cache import CacheCounters
 from tierfs.stores.cold import StoreCounters
 
@@ -36,6 +37,7 @@ class Measures:
     cache_limit: int = 0
     operation_errors: int = 0
     lost_files: int = 0
+    guard: GuardNumbers = field(default_factory=GuardNumbers)
 
     def warnings(self) -> list[str]:
         """What an operator should know of."""
@@ -73,6 +75,7 @@ class Measures:
             },
             "breaker": {kind: asdict(health) for kind, health in self.cold.health.items()},
             "lease": asdict(self.cold.lease) if self.cold.lease else None,
+            **self.guard.as_json(),
             "cold_pid": self.cold.pid,
             "cold_restarts": self.cold_restarts,
         }

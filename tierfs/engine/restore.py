@@ -7,6 +7,7 @@ commit: after a crash there is nothing to clean up. Several writers that wait fo
 import errno
 import hashlib
 import logging
+import math
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
@@ -14,10 +15,12 @@ from typing import Protocol
 
 import trio
 
-from tierfs.core.errors import CatalogError, IntegrityError, NotEligible, ObjectMissing, TierfsError
+from tierfs.core.access import ANYBODY, Opener
+from tierfs.core.errors import CatalogError, IntegrityError, NotEligible, ObjectMissing, OverBudget, TierfsError
 from tierfs.core.records import Fd, Ino, ObjectRef, Record
-from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
 from tierfs.core.steps import step
+from tierfs.engine.budget import Budget, Ticket
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import apply_attributes, split
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 class ObjectStream(Protocol):
     """Where whole objects come from: blocks in order, each verified."""
 
-    def stream(self, ref: ObjectRef) -> AsyncGenerator[memoryview, None]: ...
+    def stream(self, ref: ObjectRef, opener: Opener) -> AsyncGenerator[memoryview, None]: ...
 
 
 @contextmanager
@@ -54,12 +57,14 @@ async def _make_none(_needed_bytes: int) -> bool:
 
 
 class _Restore:
-    """One restore under way."""
+    """One restore under way, because `opener` writes, or ANYBODY for an operator; `ticket` pays for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, opener: Opener, size: int) -> None:
         self.done = trio.Event()
         self.error: BaseException | None = None
         self.moved = 0
+        self.opener = opener
+        self.ticket = Ticket(size)
 
 
 class Restorer:
@@ -75,6 +80,8 @@ class Restorer:
         self._objects = objects
         self._changed = changed
         self.make_room: Callable[[int], Awaitable[bool]] = _make_none
+        self.limit: Budget | None = None  # of bytes that no operator asked for
+        self.patience_s = math.inf  # of who waits for it
         self.came_back: Callable[[Ino], None] = lambda _ino: None
         self.along: Callable[[bytes], list[bytes]] = lambda _path: []
         self._nursery: trio.Nursery | None = None
@@ -91,21 +98,24 @@ class Restorer:
         """How many files are being restored now."""
         return len(self._active)
 
-    async def restore_to_write(self, path: bytes) -> None:
+    async def restore_to_write(self, path: bytes, opener: Opener) -> None:
         """Wait until the file at `path` can be written to; what comes along with it is not waited for. As restore()."""
         assert self._nursery is not None, "run() comes first"
         for other in self.along(path):
-            self._nursery.start_soon(self._restore_along, other)
-        await self.restore(path)
+            self._nursery.start_soon(self._restore_along, other, opener)
+        await self.restore(path, opener)
 
-    async def _restore_along(self, path: bytes) -> None:
+    async def _restore_along(self, path: bytes, opener: Opener) -> None:
         try:
-            await self.restore(path)
+            await self.restore(path, opener)
         except (TierfsError, OSError) as error:
             log.info("%s stays cold, although its segment is written to: %s", os.fsdecode(path), error)
 
-    async def restore(self, path: bytes) -> None:
-        """Wait until the file at `path` has hot bytes. FileLost, StoreError, DeadlineExceeded, OSError (ENOSPC)."""
+    async def restore(self, path: bytes, opener: Opener = ANYBODY) -> None:
+        """Wait until the file at `path` has hot bytes, because of who writes to it; ANYBODY: an operator asks.
+
+        FileLost, OverBudget, StoreError, DeadlineExceeded, OSError (ENOSPC).
+        """
         record = self._tier.cold_record(path)
         if record is None:
             return
@@ -113,21 +123,25 @@ class Restorer:
         if restore is None:
             self._tier.restore_aborted(record.ino)  # one whose end could not be written down
             record = self._tier.restore_started(path)
-            restore = self._active[record.ino] = _Restore()
+            restore = self._active[record.ino] = _Restore(opener, record.attributes.size)
             assert self._nursery is not None, "run() comes first"
             self._nursery.start_soon(self._run_one, record, restore)
+        if opener is ANYBODY:
+            restore.ticket.let_through()
         await restore.done.wait()
         if restore.error:
             raise restore.error
 
-    async def nameless(self, stored: ObjectRef) -> Fd:
+    async def nameless(self, stored: ObjectRef, opener: Opener) -> Fd:
         """The bytes of an object in a file without a name, which belongs to the caller: a removed file that is open.
 
-        StoreError, DeadlineExceeded, OSError (ENOSPC).
+        OverBudget, StoreError, DeadlineExceeded, OSError (ENOSPC).
         """
+        restore = _Restore(opener, stored.size)
+        await self._wait_affordable(stored.key, restore)
         fd = self._tier.hot.temporary(b"")
         try:
-            await self._fill(fd, stored, _Restore())
+            await self._fill(fd, stored, restore)
         except BaseException:
             os.close(fd)
             raise
@@ -146,13 +160,32 @@ class Restorer:
         finally:
             with suppress(CatalogError):  # the next restore takes it back, or the next mount
                 self._tier.restore_aborted(record.ino)
+            if restore.error and restore.ticket.is_paid and self.limit and not restore.moved:
+                self.limit.give_back(restore.ticket.size)
             del self._active[record.ino]
             restore.done.set()
 
+    async def _wait_affordable(self, name: str, restore: _Restore) -> None:
+        """Until restore_limit has room for a restore that no operator asked for. OverBudget."""
+        ticket, budget = restore.ticket, self.limit
+        if budget is None or ticket.is_through:
+            return
+        with trio.move_on_after(self.patience_s):
+            await budget.pay(ticket, restore.opener.group, name)
+        if not ticket.is_through:
+            raise OverBudget(
+                f"{name}: a write needs its {ticket.size} bytes back, and of restore_limit ({budget.amount} bytes per "
+                f"hour) {budget.left()} are left; there is room in {budget.wait_s(ticket.size):.0f} s, or at once "
+                "when an operator restores it"
+            )
+
     async def _bring_back(self, record: Record, restore: _Restore) -> None:
+        await self._wait_affordable(os.fsdecode(record.path), restore)
         # A sweep may have moved the object before this task began, and an application the file.
         current = self._tier.catalog.get_by_ino(record.ino) or record
         stored, directory = current.object, split(current.path)[0]
+        if current.residency is not Residency.RESTORING:
+            raise NotEligible("removed or replaced while it waited to be restored")
         if stored is None:
             raise IntegrityError(f"{os.fsdecode(current.path)} has no object")
         self._tier.open_files.opened_object(stored.key)
@@ -205,7 +238,7 @@ class Restorer:
                 view, at = view[written:], at + written
 
         try:
-            async with aclosing(self._objects.stream(stored)) as blocks:
+            async with aclosing(self._objects.stream(stored, restore.opener)) as blocks:
                 async for block in blocks:
                     if not offset:  # not before: those that wait for a store that is away would fill the hot tier
                         await self._allocate(fd, stored.size)

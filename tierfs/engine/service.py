@@ -118,6 +118,7 @@ class Operator:
             cache_limit=int(e.settings.cache_size),
             operation_errors=seen.read_errors,
             lost_files=e.tier.catalog.count(Residency.LOST),
+            guard=e.hydrator.guard.numbers(),
         )
 
     async def _cached_total(self) -> int:

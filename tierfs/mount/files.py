@@ -18,6 +18,7 @@ from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record, why_
 from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer, naming
 from tierfs.engine.tier import Tier
+from tierfs.mount.access import Gate
 from tierfs.mount.handles import Handles, parts_of
 from tierfs.mount.nodes import Node, Nodes
 from tierfs.mount.openfile import Attachments, OpenFile, Pieces, Reader, Readers
@@ -43,6 +44,7 @@ class Files:
     def __init__(self, tier: Tier, readers: Readers, restorer: Restorer, nodes: Nodes, session: Session) -> None:
         self.modes = IoModes()
         self.parked = Parked()
+        self.gate = Gate()
         self.attachments: Attachments | None = None
         self.successor: Callable[[bytes], ObjectRef | None] | None = None  # of a segment at a path, if it is cold
         self._tier = tier
@@ -99,6 +101,11 @@ class Files:
         if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:
             file.reader.start()
         return self._add(file)
+
+    async def expect_at_hand(self, flags: int, record: Record) -> None:
+        """Who is denied may open a cold file for reading as long as nothing has to be fetched. ReadDenied."""
+        if record.object and not flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_WRONLY:
+            await self._readers.expect_at_hand(record.object, self.gate.opener(flags))
 
     def release(self, handle: Handle) -> None:
         """The last close of a handle."""
@@ -218,7 +225,7 @@ class Files:
         if self._tier.cold_record(path) is None:
             raise OSError(errno.ESTALE, "another file has its name", os.fsdecode(path))
         try:
-            await self._restorer.restore_to_write(path)
+            await self._restorer.restore_to_write(path, self.gate.opener(file.flags))
         except NotEligible:
             if node is None or node.name is not None:
                 raise
@@ -234,7 +241,8 @@ class Files:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._reviving[node.ino] = trio.Event()
         try:
-            fd = await self._restorer.nameless(file.stored) if keeps_bytes else self._tier.hot.temporary(b"")
+            opener, hot = self.gate.opener(file.flags), self._tier.hot
+            fd = await self._restorer.nameless(file.stored, opener) if keeps_bytes else hot.temporary(b"")
             try:
                 apply_attributes(fd, (node.record or record).attributes)
                 self.parked.file(node.ino, fd)
@@ -276,8 +284,9 @@ class Files:
                 raise
         return await self._read_object(file, offset, size)
 
-    def _reader(self, ino: Ino, stored: ObjectRef) -> Reader:
-        return self._readers.reader(stored, partial(self._successor, ino) if self.successor else None)
+    def _reader(self, file: OpenFile, stored: ObjectRef) -> Reader:
+        successor = partial(self._successor, file.ino) if self.successor else None
+        return self._readers.reader(stored, successor, self.gate.opener(file.flags))
 
     def _successor(self, ino: Ino) -> ObjectRef | None:
         with suppress(OSError):  # it has no name any more, or its directory is gone
@@ -292,7 +301,7 @@ class Files:
             return False
         self._tier.open_files.closed_object(file.stored.key)
         self._tier.open_files.opened_object(stored.key)
-        file.stored, file.reader = stored, self._reader(file.ino, stored)
+        file.stored, file.reader = stored, self._reader(file, stored)
         return True
 
     # -- descriptors ---------------------------------------------------------------------------------------------
@@ -360,7 +369,7 @@ class Files:
             file.fd = file.hot_ino = None
 
     def _attach_object(self, file: OpenFile, stored: ObjectRef) -> None:
-        file.stored, file.reader = stored, self._reader(file.ino, stored)
+        file.stored, file.reader = stored, self._reader(file, stored)
         self._tier.open_files.opened_object(stored.key)
         if self.attachments:
             self.attachments.attach(file.index, None, stored.size)

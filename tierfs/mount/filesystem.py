@@ -18,6 +18,7 @@ from tierfs.engine.restore import Restorer
 from tierfs.engine.stats import without_privileges
 from tierfs.engine.tree import Found, Tree
 from tierfs.mount import again
+from tierfs.mount.access import GONE
 from tierfs.mount.changes import Changes
 from tierfs.mount.files import Files
 from tierfs.mount.listings import Listings
@@ -126,12 +127,12 @@ class Filesystem:
         st = give_to_caller(self._hot, path, fd, mode, caller)
         found = Found(self.tree.tier.numbers.of(st), st)
         self.nodes.looked_up(found.ino, parent, name)
-        return found, self.files.adopt(found.ino, fd, flags, path, st)
+        return found, self.files.adopt(found.ino, fd, flags | self.files.gate.marks(caller), path, st)
 
     def _open_existing(self, parent: Ino, name: bytes, flags: int, caller: Caller) -> tuple[Found, Handle]:
         """What open(2) with O_CREAT does to a file that the kernel did not know to be there."""
-        found = self.lookup(parent, name)
-        handle = self.files.open(found.ino, self._path(parent, name), flags, found.record)
+        found, marked = self.lookup(parent, name), flags | self.files.gate.marks(caller)
+        handle = self.files.open(found.ino, self._path(parent, name), marked, found.record)
         if flags & os.O_TRUNC:
             self._drop_privileges(found.ino, caller)
         return self.getattr(found.ino), handle
@@ -267,11 +268,16 @@ class Filesystem:
         node = self.nodes.removed_one(ino)
         if node:
             return await self._removed_files.open(node, flags)
-        path = self.nodes.path(ino)
+        path, marked = self.nodes.path(ino), flags | self.files.gate.marks(caller)
         try:
-            handle = self.files.open(ino, path, flags, None)
+            handle = self.files.open(ino, path, marked, None)
         except FileNotFoundError:
-            handle = self.files.open(ino, path, flags, self.tree.find(path).record)
+            record = self.tree.find(path).record
+            if record and self.files.gate.is_denied(marked):
+                await self.files.expect_at_hand(marked, record)
+                path = self.nodes.path(ino)
+                record = self.tree.find(path).record
+            handle = self.files.open(ino, path, marked, record)
         if flags & os.O_TRUNC:
             self._drop_privileges(ino, caller)
         return handle
@@ -356,7 +362,7 @@ class Filesystem:
             if self.tree.find(path).record is None:
                 return
             try:
-                await self._restorer.restore_to_write(path)
+                await self._restorer.restore_to_write(path, GONE)
             except NotEligible:
                 if not self.nodes.removed_one(ino):
                     raise

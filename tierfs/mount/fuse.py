@@ -12,7 +12,7 @@ from tierfs.mount import tap  # first of all: it must be loaded before pyfuse3 b
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
-from tierfs.core.errors import MountError, TierfsError
+from tierfs.core.errors import MountError, ReadDenied, TierfsError
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
 from tierfs.mount import again
@@ -43,7 +43,8 @@ def _answering(operation: _F) -> _F:
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
         except TierfsError as error:
-            self.report(operation.__name__, error)
+            if not isinstance(error, ReadDenied):  # as it was asked for; the guard says who
+                self.report(operation.__name__, error)
             raise pyfuse3.FUSEError(error.errno) from None
         except pyfuse3.FUSEError:
             raise
@@ -236,9 +237,9 @@ def start(adapter: Adapter, fuse_fd: int, wishes: tap.Wishes) -> None:
         raise MountError("the native module is not between pyfuse3 and libfuse: reinstall tierfs")
 
 
-async def serve(fuse_fd: int) -> None:
-    """Answer requests until the mount goes away."""
-    requests = Requests(fuse_fd, _answer_requests)
+async def serve(fuse_fd: int, on_end: Callable[[], None]) -> None:
+    """Answer requests until the mount goes away; `on_end` hears of it before all of them are answered."""
+    requests = Requests(fuse_fd, _answer_requests, on_end)
     pyfuse3._wait_fuse_readable = requests.wait  # type: ignore[attr-defined]
     await requests.serve(functools.partial(pyfuse3.main, max_tasks=_NO_TASKS))
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from tierfs.core.access import Opener
 from tierfs.core.records import Fd, HotIno, Ino, ObjectRef
 
 #: The bytes of one answer, in order.
@@ -39,12 +40,16 @@ class Attachments(Protocol):
 class Readers(Protocol):
     """Gives readers of objects: the hydrator."""
 
-    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None) -> Reader: ...
+    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None, opener: Opener) -> Reader: ...
+
+    async def expect_at_hand(self, ref: ObjectRef, opener: Opener) -> None: ...
 
 
 @dataclass(slots=True)
 class OpenFile:
-    """One handle; `cell` is its place in the session. A virtual one lets go of `fd` while it has no `users`.
+    """One handle; `cell` is its place in the session, `flags` are more than open(2)'s (see mount.access).
+
+    A virtual one lets go of `fd` while it has no `users`.
 
     INVARIANT: `fd` or `reader` is set, or the file is gone behind the mount; `stored` is the object of `reader`.
     """

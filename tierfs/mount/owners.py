@@ -8,12 +8,14 @@ from tierfs.stores.hot import HotTier, by_fd
 
 
 class Caller(Protocol):
-    """Who asks: the file system's user and group, and the umask that the kernel has already applied."""
+    """Who asks: the file system's user and group, and the thread; pid 0: none that this host knows."""
 
     @property
     def uid(self) -> int: ...
     @property
     def gid(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
 
 
 def give_to_caller(hot: HotTier, path: bytes, fd: int, mode: int, caller: Caller) -> os.stat_result:

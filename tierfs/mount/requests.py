@@ -29,10 +29,14 @@ class Requests:
     INVARIANT: at most one task waits for the descriptor; while tasks are held up, another one waits or is on its way.
     """
 
-    def __init__(self, fd: int, answer: Callable[[], Awaitable[None]]) -> None:
-        """`answer` answers requests one after the other, until wait() says that there are no more."""
+    def __init__(self, fd: int, answer: Callable[[], Awaitable[None]], on_end: Callable[[], None]) -> None:
+        """`answer` answers requests one after the other, until wait() says that there are no more.
+
+        `on_end` is called when the session is over: what is still waited for, nobody waits for.
+        """
         self._fd = fd
         self._answer = answer
+        self._on_end = on_end
         self._streak = 0
         self._has_reader = False
         self._is_relief_called = False
@@ -44,6 +48,7 @@ class Requests:
         """Answer requests in `first` and in as many more tasks as it takes, until all have found the session's end."""
         async with trio.open_nursery() as self._nursery:
             await first()
+            self._on_end()
 
     async def wait(self) -> bool:
         """Return when there is a request to read; False when the task is not needed any more."""
@@ -64,7 +69,8 @@ class Requests:
                     self._has_reader = False
                 self._call_relief()
                 return True
-            if len(self._idle) >= _MOST_IDLE and trio.lowlevel.current_task() in self._relievers:
+            if len(self._idle) >= _MOST_IDLE and (task := trio.lowlevel.current_task()) in self._relievers:
+                self._relievers.remove(task)
                 return False
             await self._park()
 
@@ -83,8 +89,10 @@ class Requests:
         self._relievers.add(task)
         try:
             await self._answer()
+            if task in self._relievers:  # it was not sent away
+                self._on_end()
         finally:
-            self._relievers.remove(task)
+            self._relievers.discard(task)
 
     async def _park(self) -> None:
         task = trio.lowlevel.current_task()
