@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,13 @@ from tests.t5_apps.conftest import wait_until
 
 #: Where Debian keeps the scripts that start nodes as whoever calls them; those in PATH switch to a user of their own.
 _PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-_NODE = "tierfs@localhost"
+_NODE = "rabbit@localhost"
 #: How long a node may take to start, to stop, to answer, on a busy machine, seconds.
 _PATIENCE_S = 300.0
+
+_DURABLE = pika.BasicProperties(delivery_mode=2)
+#: Messages that a reader of a stream is given ahead.
+_AT_ONCE = 200
 
 #: Small files, so that a small story has many: the defaults are 512 MiB of WAL and 4,096 entries a segment.
 SMALL = {"raft.wal_max_size_bytes": str(1 << 20), "raft.segment_max_entries": "128"}
@@ -62,10 +66,85 @@ class Node:
             channel.confirm_delivery()
             yield channel
 
+    def publish(self, queue: str, bodies: Iterable[bytes]) -> None:
+        """Publish in order, and wait until the broker has the last one: it takes them in the order of a channel."""
+        with closing(pika.BlockingConnection(_parameters(self.port))) as connection:
+            channel = connection.channel()
+            last: bytes | None = None
+            for body in bodies:
+                if last is not None:
+                    channel.basic_publish("", queue, last, _DURABLE)
+                last = body
+            if last is not None:
+                channel.confirm_delivery()
+                channel.basic_publish("", queue, last, _DURABLE)
+
+    def wait_until_served(self, stream: str) -> None:
+        """Until somebody serves the stream: a node that starts lets clients in a moment before."""
+
+        def is_served() -> bool:
+            try:
+                with self.connected() as channel:
+                    channel.basic_qos(prefetch_count=1)
+                    channel.basic_consume(stream, lambda *_: None)
+                    return True
+            except pika.exceptions.ChannelClosedByBroker:
+                return False
+
+        wait_until(is_served, lambda: f"nobody serves {stream}", _PATIENCE_S)
+
+    def take(self, queue: str, expected: Sequence[bytes], told: Callable[[int], None] | None = None) -> int:
+        """Take so many messages out of a quorum queue, each must be the expected one; how many that were.
+
+        `told` is called with the number of each message before the next one is read. All are acknowledged when nobody
+        consumes any more: the broker would give out others, which go back behind all the rest.
+        """
+        with self.connected() as channel:
+            channel.basic_qos(prefetch_count=len(expected))
+            count, tag = _read(channel, queue, expected, told)
+            channel.cancel()
+            channel.basic_ack(tag, multiple=True)
+        return count
+
+    def read(self, stream: str, expected: Sequence[bytes], told: Callable[[int], None] | None = None) -> int:
+        """Read a stream from its beginning, each message must be the expected one; how many that were."""
+        with self.connected() as channel:
+            channel.basic_qos(prefetch_count=_AT_ONCE)
+
+            def acknowledged(number: int) -> None:
+                if number % (_AT_ONCE // 4) == 0:
+                    channel.basic_ack(number, multiple=True)
+                if told is not None:
+                    told(number)
+
+            count, _ = _read(channel, stream, expected, acknowledged, {"x-stream-offset": "first"})
+            channel.cancel()
+        return count
+
     def kill(self) -> None:
         """kill -9 of the Erlang machine."""
         self.process.kill()
         self.process.wait(_PATIENCE_S)
+
+
+def _read(
+    channel: BlockingChannel,
+    queue: str,
+    expected: Sequence[bytes],
+    told: Callable[[int], None] | None,
+    arguments: dict[str, str] | None = None,
+) -> tuple[int, int]:
+    """Compare messages as they come; how many that were, and the tag of the last one."""
+    count = tag = 0
+    for wanted, (method, _, body) in zip(
+        expected, channel.consume(queue, arguments=arguments, inactivity_timeout=_PATIENCE_S), strict=False
+    ):
+        assert method is not None, f"message {count + 1} of {queue} does not come"
+        assert body == wanted, f"message {count + 1} of {queue} differs"
+        count, tag = count + 1, method.delivery_tag
+        if told is not None:
+            told(count)
+    return count, tag
 
 
 def _parameters(port: int) -> pika.ConnectionParameters:
