@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +10,7 @@ from tests.servers import S3Server
 from tests.t5_apps.conftest import wait_until
 from tierfs.core.keys import is_reserved, key_of
 from tierfs.core.reports import Entry
+from tierfs.stores.s3_probe import is_of_self_test
 
 #: Ages for a story that is over in seconds; objects of removed files go with the next snapshot.
 AGES = ("--auto-archive", "--warm-after", "1s", "--cold-after", "2s", "--policy-interval", "500ms")
@@ -57,11 +57,11 @@ class Data:
         return cold()
 
     def keys(self) -> set[str]:
-        """The objects of the bucket, but for those that tierfs keeps for itself."""
+        """The objects of the bucket, but for those of tierfs itself: a killed worker leaves its self-test."""
         with self.s3.client() as client:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
             found = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
-        return {key for key in found if not is_reserved("", key)}
+        return {key for key in found if not is_reserved("", key) and not is_of_self_test(key)}
 
     def wait_until_the_bucket_has_nothing_else(self) -> None:
         """Until no object is left that the tree has no file for."""
@@ -69,7 +69,7 @@ class Data:
         def strangers() -> set[str]:
             return self.keys() - {key_of("", one.path) for one in self.entries()}
 
-        # What wants the objects of removed files gone is the next snapshot, which is taken when something has changed.
+        # They go with the next snapshot: none that is in the bucket may name them.
         wait_until(lambda: not strangers(), strangers)
 
     def names(self) -> set[str]:
@@ -82,11 +82,19 @@ def _number(path: bytes) -> int:
     return int(digits[0]) if digits else -1
 
 
-def killing_the_worker(mount: Mount, at: int) -> Callable[[int], None]:
-    """To be called with the number of each message: kills the mount's worker at this one, while others are read."""
+@dataclass(slots=True)
+class KillsTheWorker:
+    """To be told the number of each message: kills the mount's worker at this one, while others are read."""
 
-    def call(number: int) -> None:
-        if number == at:
-            mount.kill_worker()
+    mount: Mount
+    at: int
+    pid: int = 0
 
-    return call
+    def __call__(self, number: int) -> None:
+        if number == self.at:
+            self.pid = self.mount.kill_worker()
+
+    def wait_taken_over(self) -> None:
+        """It has happened, and until the next worker serves."""
+        assert self.pid
+        self.mount.wait_taken_over(self.pid)

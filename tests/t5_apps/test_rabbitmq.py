@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tests.servers import S3Server
-from tests.t5_apps.brokers import QUICK, Data, killing_the_worker
+from tests.t5_apps.brokers import QUICK, Data, KillsTheWorker
 from tests.t5_apps.conftest import MakeMount
 from tests.t5_apps.rabbitmq import Node, need_rabbitmq, node
 
@@ -54,9 +54,12 @@ def test_queues_outlive_all_who_serve_them(make_mount: MakeMount, s3: S3Server) 
             before = mount.downloaded()
             # The worker dies while the one reads history and takes a third of it, and again while the other reads all.
             third, two_thirds = _MESSAGES // 3, 2 * _MESSAGES // 3
-            assert rabbit.take(_QUORUM, messages(0, third), killing_the_worker(mount, third // 2)) == third
-            told = killing_the_worker(mount, _MESSAGES // 2)
-            assert rabbit.read(_STREAM, messages(0, _MESSAGES), told) == _MESSAGES
+            kill = KillsTheWorker(mount, third // 2)
+            assert rabbit.take(_QUORUM, messages(0, third), kill) == third
+            kill.wait_taken_over()
+            kill = KillsTheWorker(mount, _MESSAGES // 2)
+            assert rabbit.read(_STREAM, messages(0, _MESSAGES), kill) == _MESSAGES
+            kill.wait_taken_over()
             assert mount.downloaded() > before, "the bytes did not come from the bucket"
         with node(mount.path, home) as rabbit:
             rabbit.wait_until_served(_STREAM)
