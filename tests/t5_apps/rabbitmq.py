@@ -100,16 +100,20 @@ class Node:
         consumes any more: the broker would give out others, which go back behind all the rest.
         """
         with self.connected() as channel:
-            channel.basic_qos(prefetch_count=len(expected))
             count, tag = _read(channel, queue, expected, told)
             channel.cancel()
             channel.basic_ack(tag, multiple=True)
         return count
 
+    def look_at(self, queue: str, expected: Sequence[bytes]) -> int:
+        """Receive so many messages of a quorum queue, each must be the expected one; they go back into it."""
+        with self.connected() as channel:
+            count, _ = _read(channel, queue, expected, None)
+        return count
+
     def read(self, stream: str, expected: Sequence[bytes], told: Callable[[int], None] | None = None) -> int:
         """Read a stream from its beginning, each message must be the expected one; how many that were."""
         with self.connected() as channel:
-            channel.basic_qos(prefetch_count=_AT_ONCE)
 
             def acknowledged(number: int) -> None:
                 if number % (_AT_ONCE // 4) == 0:
@@ -117,7 +121,7 @@ class Node:
                 if told is not None:
                     told(number)
 
-            count, _ = _read(channel, stream, expected, acknowledged, {"x-stream-offset": "first"})
+            count, _ = _read(channel, stream, expected, acknowledged, {"x-stream-offset": "first"}, _AT_ONCE)
             channel.cancel()
         return count
 
@@ -133,9 +137,14 @@ def _read(
     expected: Sequence[bytes],
     told: Callable[[int], None] | None,
     arguments: dict[str, str] | None = None,
+    at_once: int = 0,
 ) -> tuple[int, int]:
-    """Compare messages as they come; how many that were, and the tag of the last one."""
+    """Compare messages as they come; how many that were, and the tag of the last one.
+
+    `at_once`: how many may be on their way and not acknowledged; 0: as many as are expected.
+    """
     count = tag = 0
+    channel.basic_qos(prefetch_count=at_once or len(expected))
     for wanted, (method, _, body) in zip(
         expected, channel.consume(queue, arguments=arguments, inactivity_timeout=_PATIENCE_S), strict=False
     ):
