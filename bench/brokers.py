@@ -6,6 +6,7 @@ Needs root for the mount with passthrough, /dev/fuse, nats-server and rabbitmq-s
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -106,6 +107,13 @@ def table(values: Values) -> str:
     return "\n".join(lines)
 
 
+def _in_turns(broker: Broker, number: int, chosen: argparse.Namespace, values: Values) -> None:
+    for make in (*PLACES[number % len(PLACES) :], *PLACES[: number % len(PLACES)]):
+        with tempfile.TemporaryDirectory(prefix="brokers-", dir=chosen.directory) as name, make(Path(name)) as at:
+            measure(broker, at, chosen.megabytes * 1_000_000, Path(name), values, number)
+        print(f"round {number + 1}: {broker.name}: {at.name}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.brokers", description=__doc__)
@@ -115,17 +123,12 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="where to work (default: TMPDIR)")
     chosen = parser.parse_args()
     values: Values = defaultdict(dict)
-    for number in range(chosen.rounds):
-        for broker in BROKERS:
-            if chosen.brokers.lower() not in broker.name.lower():
-                continue
-            for make in (*PLACES[number % len(PLACES) :], *PLACES[: number % len(PLACES)]):
-                with (
-                    tempfile.TemporaryDirectory(prefix="brokers-", dir=chosen.directory) as name,
-                    make(Path(name)) as at,
-                ):
-                    measure(broker, at, chosen.megabytes * 1_000_000, Path(name), values, number)
-                print(f"round {number + 1}: {broker.name}: {at.name}", file=sys.stderr, flush=True)
+    try:
+        for number, broker in itertools.product(range(chosen.rounds), BROKERS):
+            if chosen.brokers.lower() in broker.name.lower():
+                _in_turns(broker, number, chosen, values)
+    except KeyboardInterrupt:
+        print("interrupted: the table shows what was measured until then", file=sys.stderr)
     print(table(values))
     return 0
 
