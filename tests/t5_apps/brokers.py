@@ -63,6 +63,11 @@ class Data:
             found = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
         return {key for key in found if not is_reserved("", key) and not is_of_self_test(key)}
 
+    def wait_until_gone(self, below: str) -> None:
+        """Until none of these segments is in the tree any more, nor in the bucket."""
+        wait_until(lambda: not self.segments(below), lambda: self.segments(below))
+        self.wait_until_the_bucket_has_nothing_else()
+
     def wait_until_the_bucket_has_nothing_else(self) -> None:
         """Until no object is left that the tree has no file for."""
 
