@@ -5,21 +5,15 @@ the policy takes them.
 """
 
 import asyncio
-import json
 import os
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-import nats
-from nats.aio.client import Client
-from nats.js import JetStreamContext
 
 from tests.mounting import Mount, Plan, directory
 from tests.t5_apps.conftest import MakeMount, need, wait_until
+from tests.t5_apps.jetstream import PATIENCE_S, broker, connected, ordered
 from tierfs.core.reports import Entry
 
 _STREAM = "events"
@@ -27,7 +21,6 @@ _TOTAL = 200 << 20
 _FIRST_SHARE = _TOTAL // 4
 _LARGEST = 256 << 10
 _AT_ONCE = 32
-_PATIENCE_S = 300.0
 
 
 def messages() -> Iterator[bytes]:
@@ -40,41 +33,15 @@ def messages() -> Iterator[bytes]:
 
 
 @contextmanager
-def broker(data: Path, home: Path) -> Iterator[str]:
-    """nats-server on a free loopback port; its URL."""
-    log = home / "nats.log"
-    command = ["nats-server", "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", str(data), "--ports_file_dir", str(home)]
-    with log.open("ab") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    ports = home / f"nats-server_{process.pid}.ports"
-
-    def is_up() -> bool:
-        assert process.poll() is None, log.read_text()[-2000:]
-        return ports.exists() and ports.stat().st_size > 0
-
-    try:
-        wait_until(is_up, log.read_text, _PATIENCE_S)
-        yield json.loads(ports.read_text())["nats"][0]
-    finally:
-        process.terminate()
-        process.wait(_PATIENCE_S)
-
-
-@contextmanager
 def _timed(what: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     print(f"{what}: {time.monotonic() - start:.1f} s")
 
 
-async def connected(url: str) -> Client:
-    """A client that waits."""
-    return await nats.connect(url, pending_size=64 << 20, connect_timeout=120)
-
-
 async def _publish(url: str, some: list[bytes]) -> None:
     client = await connected(url)
-    jetstream = client.jetstream(timeout=_PATIENCE_S)
+    jetstream = client.jetstream(timeout=PATIENCE_S)
     await jetstream.add_stream(name=_STREAM, subjects=["events.>"])
     for start in range(0, len(some), _AT_ONCE):
         await asyncio.gather(
@@ -86,20 +53,15 @@ async def _publish(url: str, some: list[bytes]) -> None:
 async def _consume(url: str, expected: Iterator[bytes]) -> int:
     """Read the whole stream from its beginning; how many messages came, each of them the expected one."""
     client = await connected(url)
-    jetstream = client.jetstream(timeout=_PATIENCE_S)
+    jetstream = client.jetstream(timeout=PATIENCE_S)
     count = 0
     subscription = await ordered(jetstream)
     for want in expected:
-        message = await subscription.next_msg(timeout=_PATIENCE_S)
+        message = await subscription.next_msg(timeout=PATIENCE_S)
         assert message.data == want, f"message {count + 1} differs"
         count += 1
     await client.close()
     return count
-
-
-async def ordered(jetstream: JetStreamContext) -> JetStreamContext.PushSubscription:
-    """A consumer of all messages from the first one, in order."""
-    return await jetstream.subscribe("events.>", ordered_consumer=True, pending_bytes_limit=1 << 30)
 
 
 def _blocks(mount: Mount) -> list[Entry]:
@@ -121,23 +83,23 @@ def test_jetstream_outgrows_its_disk(make_mount: MakeMount) -> None:
         plan = Plan(home)
         plan.hot.mkdir()
         # The broker lives in a plain directory, until that is too small: then the mount is put over it.
-        with _timed("publish 50 MiB, plain"), broker(plan.hot, home) as url:
-            asyncio.run(_publish(url, everything[:first]))
+        with _timed("publish 50 MiB, plain"), broker(plan.hot, home) as server:
+            asyncio.run(_publish(server.url, everything[:first]))
         ages = ("--auto-archive", "--warm-after", "1s", "--cold-after", "2s", "--policy-interval", "500ms")
         with make_mount("broker", *ages, "--cache-size", "32MiB", home=home) as mount:
-            with _timed("publish 150 MiB, mounted"), broker(mount.path, home) as url:
-                asyncio.run(_publish(url, everything[first:]))
+            with _timed("publish 150 MiB, mounted"), broker(mount.path, home) as server:
+                asyncio.run(_publish(server.url, everything[first:]))
                 _wait_for_closed_blocks(mount)
             before = mount.downloaded()
-            with _timed("restart"), broker(mount.path, home) as url:
+            with _timed("restart"), broker(mount.path, home) as server:
                 with _timed("consume 200 MiB"):
-                    assert asyncio.run(_consume(url, iter(everything))) == len(everything)
+                    assert asyncio.run(_consume(server.url, iter(everything))) == len(everything)
                 downloaded = mount.downloaded() - before
                 print(f"downloaded {downloaded >> 20} MiB")
                 assert downloaded > _TOTAL // 2, "the bytes did not come from the bucket"
                 # And it goes on: what is published now is read behind all the cold blocks.
-                asyncio.run(_publish(url, everything[:50]))
-                assert asyncio.run(_consume(url, iter(everything + everything[:50]))) == len(everything) + 50
+                asyncio.run(_publish(server.url, everything[:50]))
+                assert asyncio.run(_consume(server.url, iter(everything + everything[:50]))) == len(everything) + 50
             os.unlink(home / "nats.log")
 
 
@@ -158,6 +120,6 @@ def _wait_for_closed_blocks(mount: Mount) -> None:
         return f"{len(cold)} of {len(blocks)} blocks are cold; the rest: {rest}"
 
     try:
-        wait_until(lambda: cold_bytes() > _TOTAL * 9 // 10, explain, _PATIENCE_S)
+        wait_until(lambda: cold_bytes() > _TOTAL * 9 // 10, explain, PATIENCE_S)
     finally:
         print(explain())

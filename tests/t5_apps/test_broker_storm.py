@@ -15,7 +15,7 @@ from tests.mounting import directory
 from tests.storm.storm import wait_until_the_store_answers
 from tests.storm.strikes import Striker, Target
 from tests.t5_apps.conftest import MakeMount, need
-from tests.t5_apps.test_broker import broker, ordered
+from tests.t5_apps.jetstream import broker, ordered
 
 _KILLS = 10
 _STREAM = "events"
@@ -116,13 +116,13 @@ def test_a_broker_outlives_workers(how: str, make_mount: MakeMount) -> None:
     with directory() as home, make_mount(f"storm-{how}", *_AGES) as mount:
         story = Story()
         striker = Striker(Target.of(mount), _KILLS, how, "1", between_s=1.0)
-        with broker(mount.path, home) as url, striker.at_work():
-            asyncio.run(work(url, story, lambda: not striker.is_over))
+        with broker(mount.path, home) as server, striker.at_work():
+            asyncio.run(work(server.url, story, lambda: not striker.is_over))
         assert striker.done.total() >= _KILLS
         assert story.errors == []
         assert story.consumed == story.published > 0
-        with broker(mount.path, home) as url:
-            again = asyncio.run(read_again(url, story.published))
+        with broker(mount.path, home) as server:
+            again = asyncio.run(read_again(server.url, story.published))
         assert again.errors == []
         assert again.consumed == story.published
         wait_until_the_store_answers(mount)
