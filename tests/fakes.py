@@ -47,6 +47,8 @@ class MemoryStore:
     """ColdStore in a dict. ETags are new with every put; times count puts, so that runs are repeatable."""
 
     def __init__(self, block_size: int = 64 << 10) -> None:
+        #: A deletion removes what has the name of a directory of the key, too, as rclone does.
+        self.deletes_above = False
         self._meter = Meter()
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
         self.block_size = block_size
@@ -119,14 +121,20 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self._meter.count_request("DeleteObject")
         with self._lock:
-            self._objects.pop(key, None)
+            self._delete(key)
 
     def delete_many(self, keys: Sequence[str]) -> Deleted:
         self._meter.count_request("DeleteObjects")
         with self._lock:
             for key in keys:
-                self._objects.pop(key, None)
+                self._delete(key)
         return Deleted(tuple(keys))
+
+    def _delete(self, key: str) -> None:
+        self._objects.pop(key, None)
+        parts = key.split("/")
+        for end in range(1, len(parts)) if self.deletes_above else ():
+            self._objects.pop("/".join(parts[:end]), None)
 
     def tidy(self) -> None:
         pass

@@ -40,6 +40,26 @@ async def test_a_removed_file_leaves_the_bucket(world: World) -> None:
         check_invariants(machine)
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_deletion_below_another_object_takes_only_its_own(world: World, is_there: bool) -> None:
+    """Where keys are paths, deleting one that is not there would delete the file that stands in its way."""
+    async with world.running() as machine:
+        await cold(machine, b"a", b"b")
+        if is_there:
+            world.memory._store(f"{PREFIX}a/x", b"left", {})
+        world.memory.deletes_above = not is_there
+        machine.catalog.bury(f"{PREFIX}a/x", 0)
+        machine.unlink(b"b")
+        await machine.sweep()
+        assert keys(world) == {"a": b"content of a"}
+        assert not machine.catalog.tombstones()
+        machine.catalog.bury(f"{PREFIX}a/x", 0)
+        async with machine.sweeper.using(f"{PREFIX}a/x"):
+            await machine.sweeper.clear(f"{PREFIX}a/x")
+        assert keys(world) == {"a": b"content of a"}
+        check_invariants(machine)
+
+
 async def test_deletions_wait_for_a_bucket_that_is_down(world: World) -> None:
     async with world.running() as machine:
         await cold(machine, b"a", b"b", b"c")

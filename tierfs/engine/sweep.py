@@ -24,7 +24,7 @@ from tierfs.core.residency import Residency
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
-from tierfs.stores.cold import ObjectInfo
+from tierfs.stores.cold import Deleted, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -143,13 +143,17 @@ class Sweeper:
                 wanted.append(key)
         if not wanted:
             return []
-        with step("delete.object"):
-            deleted = await self._cold.delete_many(wanted)
-        for first in range(0, len(deleted.gone), _LOOKS_AT_ONCE):
+        absent = [key for key in wanted if self._is_below_object(key) and await self._is_absent(key)]
+        deleted = Deleted(())
+        if present := [key for key in wanted if key not in absent]:
+            with step("delete.object"):
+                deleted = await self._cold.delete_many(present)
+        gone = [*absent, *deleted.gone]
+        for first in range(0, len(gone), _LOOKS_AT_ONCE):
             with step("delete.commit"):
-                self._catalog.exhume(*deleted.gone[first : first + _LOOKS_AT_ONCE])
+                self._catalog.exhume(*gone[first : first + _LOOKS_AT_ONCE])
             await trio.lowlevel.checkpoint()
-        for key in deleted.gone:
+        for key in gone:
             self._troubled.pop(key, None)
         self._failed(deleted.failures)
         return list(deleted.failures.values())
@@ -173,11 +177,30 @@ class Sweeper:
 
     async def _delete(self, key: str) -> None:
         """Delete the object of a key that is used by the caller. It was buried before the last sync."""
-        with step("delete.object"):
-            await self._cold.delete(key)
+        if not (self._is_below_object(key) and await self._is_absent(key)):
+            with step("delete.object"):
+                await self._cold.delete(key)
         with step("delete.commit"):
             self._catalog.exhume(key)
         self._troubled.pop(key, None)
+
+    def _is_below_object(self, key: str) -> bool:
+        """Whether an object that is still needed has the name of a directory in this key.
+
+        Where keys are paths of files (rclone), the deletion of one that is not there takes such an object away: empty
+        directories above a key are removed, whatever they are.
+        """
+        parts, in_use = key.split("/"), self._tier.open_files.objects
+        above = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        return any(in_use[one] or self._catalog.get_by_key(one) for one in above)
+
+    async def _is_absent(self, key: str) -> bool:
+        """Whether there is no such object. StoreError."""
+        try:
+            await self._cold.head(key)
+        except ObjectMissing:
+            return True
+        return False
 
     # -- renames -------------------------------------------------------------------------------------------------
 
