@@ -92,12 +92,12 @@ async def test_a_storm_does_not_keep_off_who_reads_now_and_then(
     async with timed(bucket, cache, SLOW, mock_clock) as hydrator, trio.open_nursery() as nursery:
         for number in range(50):
             ref = bucket.add(CHUNK, f"storm/{number}")
-            in_background(nursery, partial(read, hydrator.reader(ref, opener=GREP), 0, CHUNK), stormed)
+            in_background(nursery, partial(read, hydrator.reader(ref, opener=lambda: GREP), 0, CHUNK), stormed)
         await pass_time(mock_clock, hydrator, lambda: len(stormed) >= 5)
         assert hydrator._fetcher._ledger.in_flight <= 2 * CHUNK
         assert hydrator.guard.numbers().waiting["hydrate"] >= 40
         wanted, began, before = bucket.add(3 * CHUNK, "segment"), trio.current_time(), len(stormed)
-        in_background(nursery, partial(read, hydrator.reader(wanted, opener=JAVA), 4, CHUNK), consumed)
+        in_background(nursery, partial(read, hydrator.reader(wanted, opener=lambda: JAVA), 4, CHUNK), consumed)
         await pass_time(mock_clock, hydrator, lambda: bool(consumed))
         assert trio.current_time() - began <= 4
         assert len(stormed) <= before + 3
@@ -115,10 +115,10 @@ async def test_who_is_limited_waits_and_nobody_else_does(
     slow = list[Any]()
     async with timed(bucket, cache, HELD, mock_clock) as hydrator, trio.open_nursery() as nursery:
         for ref in (alone, shared):
-            in_background(nursery, partial(read, hydrator.reader(ref, opener=LIMITED), 0, ref.size), slow)
+            in_background(nursery, partial(read, hydrator.reader(ref, opener=lambda: LIMITED), 0, ref.size), slow)
         await trio.testing.wait_all_tasks_blocked()
         began = trio.current_time()
-        assert await read(hydrator.reader(shared, opener=JAVA), 0, shared.size) == bucket.objects["shared"]
+        assert await read(hydrator.reader(shared, opener=lambda: JAVA), 0, shared.size) == bucket.objects["shared"]
         assert trio.current_time() == began
         await pass_time(mock_clock, hydrator, lambda: len(slow) == 2)
         await quiet(mock_clock, hydrator)
@@ -140,7 +140,7 @@ async def test_the_rate_of_all_holds_for_who_is_limited_too(
         trio.open_nursery() as nursery,
     ):
         began = trio.current_time()
-        in_background(nursery, partial(read, hydrator.reader(ref, opener=LIMITED), 0, ref.size), got)
+        in_background(nursery, partial(read, hydrator.reader(ref, opener=lambda: LIMITED), 0, ref.size), got)
         await pass_time(mock_clock, hydrator, lambda: bool(got))
         assert trio.current_time() - began >= 3
         await quiet(mock_clock, hydrator)
@@ -153,7 +153,7 @@ async def test_who_is_denied_causes_nothing(
     """No request, no read-ahead, nothing in memory; what is in the cache it may read."""
     ref = bucket.add(8 * CHUNK)
     async with running(bucket, cache) as hydrator:
-        reader = hydrator.reader(ref, opener=DENIED)
+        reader = hydrator.reader(ref, opener=lambda: DENIED)
         reader.start()
         reader.start_now()
         for offset in (0, 4, 8, 0):
@@ -164,7 +164,7 @@ async def test_who_is_denied_causes_nothing(
         assert hydrator._fetcher.recent.held_bytes == 0
         with pytest.raises(ReadDenied):
             await hydrator.expect_at_hand(ref, DENIED)
-        assert await read(hydrator.reader(ref, opener=JAVA), 0, ref.size) == bucket.objects["k"]
+        assert await read(hydrator.reader(ref, opener=lambda: JAVA), 0, ref.size) == bucket.objects["k"]
         await settled(hydrator)
         asked = list(bucket.gets)
         for _ in range(2):
@@ -185,7 +185,7 @@ async def test_who_asks_with_somebody_that_is_denied_gets_its_bytes(bucket: Buck
     bucket.hold()
     async with running(bucket, cache) as hydrator, trio.open_nursery() as nursery:
         for opener in (DENIED, JAVA, DENIED):
-            in_background(nursery, partial(read, hydrator.reader(ref, opener=opener), 0, CHUNK), got)
+            in_background(nursery, partial(read, hydrator.reader(ref, opener=partial(Opener, *opener)), 0, CHUNK), got)
         await bucket.wait_asked(1)
         bucket.let_go()
         with trio.fail_after(30):
@@ -388,8 +388,8 @@ async def test_a_storm_is_said_once_and_when_it_is_over(
         for ref in refs:
             await consume(hydrator, ref)
         for ref in refs:
-            await read(hydrator.reader(ref, opener=GREP), 0, CHUNK)
-        await read(hydrator.reader(refs[0], opener=ANYBODY), 0, CHUNK)
+            await read(hydrator.reader(ref, opener=lambda: GREP), 0, CHUNK)
+        await read(hydrator.reader(refs[0], opener=lambda: ANYBODY), 0, CHUNK)
         (reader,) = hydrator.guard.numbers().readers
         assert (reader.is_storm, reader.files, reader.bytes, reader.directory) == (True, 30, 30 * CHUNK, "logs/old")
         async with trio.open_nursery() as nursery:

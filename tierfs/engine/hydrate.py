@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
 
 import trio
 
@@ -80,9 +81,15 @@ class Hydrator:
         self._fetcher.give_up()
 
     def reader(
-        self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None = None, opener: Opener = ANYBODY
+        self,
+        ref: ObjectRef,
+        successor: Callable[[], ObjectRef | None] | None = None,
+        opener: Callable[[], Opener] = lambda: ANYBODY,
     ) -> "Reader":
-        """What one handle reads an object with; `successor` is asked once for what is likely to be read after it."""
+        """What one handle reads an object with; `successor` is asked once for what is likely to be read after it.
+
+        `opener` is asked once, too, as soon as bytes are wanted: who they are for.
+        """
         reader = Reader(self, self._fetcher, self.item(ref), opener)
         reader.successor = successor
         return reader
@@ -170,8 +177,8 @@ class Reader:
     fetched ahead for those whom rules limit or refuse.
     """
 
-    def __init__(self, hydrator: Hydrator, fetcher: Fetcher, item: Item, opener: Opener = ANYBODY) -> None:
-        self._opener = opener
+    def __init__(self, hydrator: Hydrator, fetcher: Fetcher, item: Item, find_opener: Callable[[], Opener]) -> None:
+        self._find_opener = find_opener
         self.window = Window()
         self._hydrator = hydrator
         self._fetcher = fetcher
@@ -180,14 +187,18 @@ class Reader:
         self._missed: list[tuple[range, float]] = []  # extents, and until when their repetition is expected
         self.successor: Callable[[], ObjectRef | None] | None = None
 
+    @cached_property
+    def _opener(self) -> Opener:
+        return self._find_opener()
+
     def start(self) -> None:
         """Begin to fetch the first chunk, unless something else is read or the handle closed at once; does not wait."""
-        if self._item.ref.size and self._opener.access is Access.ALLOW:
+        if self._item.ref.size:
             self._fetcher.later(_START_AFTER_S, weakref.WeakMethod(self.start_now))
 
     def start_now(self) -> None:
         """Begin to fetch the first chunk if nothing was read yet."""
-        if self.window.expected == 0:
+        if self.window.expected == 0 and self._opener.access is Access.ALLOW:
             self._fetcher.want(self._item, range(1), self._opener)
 
     async def read(self, offset: int, length: int) -> list[memoryview]:

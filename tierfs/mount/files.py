@@ -286,7 +286,7 @@ class Files:
 
     def _reader(self, file: OpenFile, stored: ObjectRef) -> Reader:
         successor = partial(self._successor, file.ino) if self.successor else None
-        return self._readers.reader(stored, successor, self.gate.opener(file.flags))
+        return self._readers.reader(stored, successor, partial(self.gate.opener, file.flags))
 
     def _successor(self, ino: Ino) -> ObjectRef | None:
         with suppress(OSError):  # it has no name any more, or its directory is gone

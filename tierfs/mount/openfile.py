@@ -40,7 +40,9 @@ class Attachments(Protocol):
 class Readers(Protocol):
     """Gives readers of objects: the hydrator."""
 
-    def reader(self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None, opener: Opener) -> Reader: ...
+    def reader(
+        self, ref: ObjectRef, successor: Callable[[], ObjectRef | None] | None, opener: Callable[[], Opener]
+    ) -> Reader: ...
 
     async def expect_at_hand(self, ref: ObjectRef, opener: Opener) -> None: ...
 
