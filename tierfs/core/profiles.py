@@ -86,6 +86,10 @@ NATS: Mapping[str, Choice] = {
         ("__msgs__",), "A stream that is purged or deleted renames its directory to this and removes what is in it."
     ),
     "segments": Choice(("*.blk",), "A block is a segment; its number says which one is the newest."),
+    "keep_hot": Choice(
+        ("*.idx", "*.fss", "*.key", "meta.*", "o.dat"),
+        "Read and rewritten at each start: an operator who releases a whole directory leaves them where they are.",
+    ),
     "keep_newest": Choice(1, "Only the newest block of a stream is written to."),
     **_ROOM,
     **_READING,
