@@ -23,7 +23,7 @@ from tierfs.core.reports import Outcome, Verb
 PLAIN, PASSTHROUGH, IDLE = "plain directory", "tierfs, passthrough", "tierfs, idle files"
 UNION = "rclone union"
 #: What can go cold while a broker has it open.
-_IDLE_FLAGS = ("--open-files=idle", "--idle-files=*.log,*.log.cleaned,*.log.swap")
+_IDLE_FLAGS = ("--open-files=idle", *(f"--idle-files={name}" for name in ("*.log", "*.log.cleaned", "*.log.swap")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _union(stage: Stage) -> Iterator[Node]:
 KAFKA_CONTENDERS: dict[str, Callable[[Stage], AbstractContextManager[Node]]] = {
     "plain": _plain,
     "tierfs": lambda stage: _tierfs(stage, PASSTHROUGH, "passthrough", "--passthrough=required"),
-    "tierfs-idle": lambda stage: _tierfs(stage, IDLE, "idle", "--passthrough=required"),
+    "tierfs-idle": lambda stage: _tierfs(stage, IDLE, "idle", "--passthrough=required", *_IDLE_FLAGS),
     "rclone-union": _union,
 }
 

@@ -87,7 +87,7 @@ class Files:
         return self._add(file, st)
 
     def open(self, ino: Ino, path: bytes, flags: int, record: Record | None) -> Handle:
-        """open(2) of a file that exists. Never waits: to read a cold file, its first chunk is asked for. EIO when lost."""
+        """open(2) of a file that exists. Never waits; to read a cold file, asks for its first chunk. EIO when lost."""
         if record is None:
             if flags & os.O_ACCMODE != os.O_RDONLY and (flags & os.O_TRUNC or not self._is_virtual(ino, path)):
                 self._tier.write_expected(path)

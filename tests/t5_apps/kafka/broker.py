@@ -59,7 +59,7 @@ _SETTINGS = {
     "log.cleaner.backoff.ms": "500",
     "log.cleaner.dedupe.buffer.size": "2097152",
     # A broker that was killed may come back when its last session has ended; nothing is that slow here.
-    "broker.session.timeout.ms": "6000",
+    "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
 }
 
