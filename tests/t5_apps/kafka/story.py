@@ -33,19 +33,11 @@ from tierfs.core.reports import Entry
 MIB = 1 << 20
 #: Written one record at a time, in transactions, compacted at the end, and deleted at the end.
 PLAIN, PAYMENTS, TABLE, GONE = "orders", "payments", "table", "gone"
-#: Segments that are not written to any more go to the bucket while the broker has them open.
-IDLE = ("--open-files=idle", *(f"--idle-files={name}" for name in ("*.log", "*.log.cleaned", "*.log.swap")))
+#: The settings that operators get; but small partitions have something to show only when all that is done may go.
+PROFILE = ("--profile=kafka", "--keep-newest=1")
 AGES = ("--auto-archive", "--warm-after", "1s", "--cold-after", "2s", "--policy-interval", "500ms")
 WATERMARK = 48 * MIB
-#: Side files are smaller than this, and stay.
-LIMITS = (
-    "--min-size",
-    "16KiB",
-    "--cache-size",
-    "16MiB",
-    f"--high-watermark={WATERMARK}",
-    f"--low-watermark={32 * MIB}",
-)
+LIMITS = ("--cache-size=16MiB", f"--high-watermark={WATERMARK}", f"--low-watermark={32 * MIB}")
 #: Kafka makes the indexes of the segment that it writes as large as they may become.
 SETTINGS = {"log.index.size.max.bytes": "65536"}
 _PATIENCE_S = 300.0

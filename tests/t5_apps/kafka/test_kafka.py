@@ -13,7 +13,7 @@ from tests.servers import S3Server
 from tests.t5_apps.conftest import MakeMount
 from tests.t5_apps.kafka.broker import broker
 from tests.t5_apps.kafka.jars import JarsMissing, jars
-from tests.t5_apps.kafka.story import AGES, IDLE, LIMITS, LONG, SETTINGS, SHORT, Story
+from tests.t5_apps.kafka.story import AGES, LIMITS, LONG, PROFILE, SETTINGS, SHORT, Story
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_kafka_outgrows_its_disk(make_mount: MakeMount, s3: S3Server) -> None:
     scale = LONG if os.environ.get("KAFKA") == "long" else SHORT
     with (
         directory() as home,
-        make_mount("kafka", *AGES, *IDLE, *LIMITS) as mount,
+        make_mount("kafka", *PROFILE, *AGES, *LIMITS) as mount,
         broker(mount.path, home, SETTINGS) as kafka,
     ):
         Story(mount, kafka, s3, "kafka", scale).tell()
