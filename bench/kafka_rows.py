@@ -14,6 +14,8 @@ from tests.t5_apps.kafka.records import create_topic
 _TOPICS = itertools.count()
 #: So small that thousands of them are made in seconds; nothing that is measured depends on it.
 _SMALL_SEGMENT = 32 << 10
+#: A roll takes milliseconds, and a client does not wait for ever.
+_AT_ONCE = 250
 _LARGE_SEGMENT = 64 * MIB
 #: Batches that fill a segment of 1 MiB well.
 _BATCH = 250_000
@@ -137,10 +139,11 @@ _FETCHED = Line("downloaded for that", "MiB")
 def _start(node: Node) -> dict[str, float]:
     """Stop and start with many cold segments; nothing is cached."""
     if "segments" not in node.made:
-        create_topic(node.address, "segments", PARTITIONS, internal_segment_bytes=str(_SMALL_SEGMENT))
-        while len(node.logs("segments")) < node.stage.sizes.segments:
-            missing = node.stage.sizes.segments - len(node.logs("segments"))
-            ask("produce", node.address, "segments", max(MIB, missing * _SMALL_SEGMENT), _SMALL_SEGMENT // 2)
+        small = {"internal_segment_bytes": str(_SMALL_SEGMENT), "segment_index_bytes": "4096"}
+        create_topic(node.address, "segments", PARTITIONS, **small)
+        while (missing := node.stage.sizes.segments - len(node.logs("segments"))) > 0:
+            size = max(MIB, min(missing, _AT_ONCE) * _SMALL_SEGMENT)
+            ask("produce", node.address, "segments", size, _SMALL_SEGMENT // 2)
         node.kafka.stop()
         node.make_cold("segments")
         node.kafka.start()
