@@ -19,12 +19,18 @@ from bench.cold import COLD_CONTENDERS, COLD_ROWS, cold_as_json, measure_cold
 from bench.cold_rows import ColdRow
 from bench.cold_stage import SMALL, Sizes, staged
 from bench.contenders import CONTENDERS, Contender, Missing, Options, version_of
+from bench.kafka import begin_nodes, measure_kafka
+from bench.kafka_nodes import KAFKA_CONTENDERS
+from bench.kafka_nodes import SMALL as SMALL_KAFKA
+from bench.kafka_nodes import Sizes as KafkaSizes
+from bench.kafka_nodes import staged as staged_kafka
+from bench.kafka_rows import KAFKA_ROWS, KafkaRow
 from bench.measuring import measure_all
 from bench.processes import MountError, peak_memory
 from bench.rows import ROWS, Row
 from tierfs import __version__
 
-AnyRow = TypeVar("AnyRow", Row, ColdRow)
+AnyRow = TypeVar("AnyRow", Row, ColdRow, KafkaRow)
 Grown = TypeVar("Grown")
 #: Tables and sentences, and the same as JSON; None when there was nothing to measure, which was said.
 Answer = tuple[list[str], dict[str, Any]] | None
@@ -46,6 +52,8 @@ examples:
   python -m bench --contenders plain,tierfs --rows stat,rename  two contenders in some rows
   python -m bench --cold --directory /dev/shm                   reads of cold files, from an S3 server behind a proxy
   python -m bench --cold --small --rows 'first byte'            one of them, with smaller files, to try it out
+  python -m bench --kafka --directory /dev/shm                  a Kafka broker, hot and with history in the bucket
+  python -m bench --kafka --rows start --segments 5000          its start with 5,000 cold segments
 """
 
 
@@ -58,7 +66,11 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cold", action="store_true", help="measure reads of cold files instead of hot ones")
-    parser.add_argument("--small", action="store_true", help="with --cold: files of a few MiB, to try the rows out")
+    parser.add_argument("--kafka", action="store_true", help="measure a Kafka broker over each contender's directory")
+    parser.add_argument(
+        "--segments", type=int, help="with --kafka: cold segments of a broker that starts (default 500)"
+    )
+    parser.add_argument("--small", action="store_true", help="with --cold, --kafka: a few MiB, to try the rows out")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender in each row (default 3)")
     parser.add_argument("--rows", default="", help="only rows whose names contain one of these words, with commas")
     parser.add_argument(
@@ -69,7 +81,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     parser.add_argument("--list", action="store_true", help="say which rows and contenders there are")
     chosen = parser.parse_args()
-    known = list(COLD_CONTENDERS if chosen.cold else CONTENDERS)
+    if chosen.cold and chosen.kafka:
+        parser.error("--cold and --kafka are two benchmarks")
+    known = list(_table_of(chosen)[1])
     chosen.contenders = chosen.contenders.split(",") if chosen.contenders else known
     unknown = [name for name in chosen.contenders if name not in known]
     if unknown:
@@ -79,6 +93,15 @@ def arguments() -> argparse.Namespace:
     if chosen.directory and not chosen.directory.is_dir():
         parser.error(f"--directory: {chosen.directory} is not a directory")
     return chosen
+
+
+def _table_of(chosen: argparse.Namespace) -> tuple[Sequence[Row | ColdRow | KafkaRow], Sequence[str]]:
+    """The rows, and the contenders by the names that --contenders takes."""
+    if chosen.kafka:
+        return KAFKA_ROWS, list(KAFKA_CONTENDERS)
+    if chosen.cold:
+        return COLD_ROWS, list(COLD_CONTENDERS)
+    return ROWS, list(CONTENDERS)
 
 
 def chosen_rows(rows: Sequence[AnyRow], words: str) -> list[AnyRow]:
@@ -149,7 +172,7 @@ def environment(base: Path) -> dict[str, str]:
 
 def run(chosen: argparse.Namespace) -> int:
     """Measure and print."""
-    part: Part = cold_part if chosen.cold else hot_part
+    part: Part = kafka_part if chosen.kafka else cold_part if chosen.cold else hot_part
     with ExitStack() as exits:
         base = exits.enter_context(workplace(chosen.directory))
         about = environment(base)
@@ -228,16 +251,33 @@ def cold_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answe
     results = last_of(measure_cold(stage, rows, chosen.contenders, chosen.rounds, say))
     if results is None:
         return None
-    return [table.cold(results, rows, chosen.contenders), *results.failures], cold_as_json(rows, results)
+    who = [COLD_CONTENDERS[name] for name in chosen.contenders]
+    return [table.cold(results, rows, who), *results.failures], cold_as_json(rows, results)
+
+
+def kafka_part(chosen: argparse.Namespace, base: Path, exits: ExitStack) -> Answer:
+    """A broker over each directory: all of them run all the time. Missing."""
+    rows = chosen_rows(KAFKA_ROWS, chosen.rows)
+    if not rows:
+        return None
+    sizes = SMALL_KAFKA if chosen.small else KafkaSizes()
+    sizes = replace(sizes, segments=chosen.segments or sizes.segments)
+    say("starting brokers")
+    with undisturbed_end(exits):
+        nodes = begin_nodes(exits.enter_context(staged_kafka(base, sizes)), chosen.contenders, exits, say)
+    results = last_of(measure_kafka(rows, nodes, chosen.rounds, say)) if nodes else None
+    if results is None:
+        return None
+    return [table.cold(results, rows, [node.name for node in nodes]), *results.failures], cold_as_json(rows, results)
 
 
 def main() -> int:
     """The command. Exit status 130 when it was interrupted."""
     chosen = arguments()
     if chosen.list:
-        rows: Sequence[Row | ColdRow] = COLD_ROWS if chosen.cold else ROWS
+        rows, contenders = _table_of(chosen)
         print("rows:", *(f"  {row.name}" for row in rows), sep="\n")
-        print("contenders:", *(f"  {name}" for name in (COLD_CONTENDERS if chosen.cold else CONTENDERS)), sep="\n")
+        print("contenders:", *(f"  {name}" for name in contenders), sep="\n")
         return 0
     try:
         with signals():

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from bench.cold_hot import BESIDE
 from bench.cold_rows import BYTES, PLAIN, RAW, TIERFS, ColdRow, Line, at_most
@@ -29,6 +29,14 @@ COLD_CONTENDERS = {
     "rclone": "rclone",
     "s3fs": "s3fs",
 }
+
+
+class Lined(Protocol):
+    """A row, as far as its table cares."""
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """What it measures."""
 
 
 @dataclass(slots=True)
@@ -118,7 +126,7 @@ def _mounted(stage: Stage, row: ColdRow, who: str) -> AbstractContextManager[Mou
             return tierfs(stage, f"--passthrough={mode}", *row.flags(stage), bucket=row.bucket, name=who)
 
 
-def lines_of(rows: Sequence[ColdRow], results: ColdResults) -> list[Line]:
+def lines_of(rows: Sequence[Lined], results: ColdResults) -> list[Line]:
     """The lines of the table."""
     return [line for row in rows for line in row.lines] + ([_MEMORY] if results.memory else [])
 
@@ -133,7 +141,7 @@ def verdict(line: Line, medians: dict[str, float]) -> str:
         return ""  # it is to be compared with somebody who was not measured
 
 
-def cold_as_json(rows: Sequence[ColdRow], results: ColdResults) -> dict[str, Any]:
+def cold_as_json(rows: Sequence[Lined], results: ColdResults) -> dict[str, Any]:
     """Everything, with every value."""
     return {
         "peak_memory_bytes": results.memory,

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.cold import COLD_CONTENDERS, ColdResults, lines_of, verdict
-from bench.cold_rows import ColdRow
+from bench.cold import ColdResults, Lined, lines_of, verdict
 from bench.contenders import Contender
 from bench.measuring import SYNCS_ASKED, Cell, Results
 from bench.rows import Row
@@ -53,9 +52,8 @@ def syncs(results: Results, rows: Sequence[Row], contenders: Sequence[Contender]
     return _table(["syncs at the backing file", "asked", *(daemon.name for daemon in daemons)], lines)
 
 
-def cold(results: ColdResults, rows: Sequence[ColdRow], names: Sequence[str]) -> str:
-    """Cold reads: medians, what tierfs must show, and whether it does."""
-    who = [COLD_CONTENDERS[name] for name in names]
+def cold(results: ColdResults, rows: Sequence[Lined], who: Sequence[str]) -> str:
+    """Rows with several lines: medians, what tierfs must show, and whether it does."""
     lines = []
     for line in lines_of(rows, results):
         medians = results.medians(line)

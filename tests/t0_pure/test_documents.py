@@ -14,14 +14,7 @@ from tierfs.core.profiles import PROFILES
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-DOCUMENTS = (
-    README,
-    ROOT / "CHANGELOG.md",
-    DOCS / "SEMANTICS.md",
-    DOCS / "ARCHITECTURE.md",
-    DOCS / "METRICS.md",
-    DOCS / "PROFILES.md",
-)
+DOCUMENTS = (README, ROOT / "CHANGELOG.md", *sorted(path for path in DOCS.glob("*.md") if path.name != "BENCHMARKS.md"))
 
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)

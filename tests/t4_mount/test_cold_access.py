@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounting import Mount, Plan, directory, mounted
+from tests.t4_mount.modes import wait_until
 from tierfs.mount import kernel
 
 pytestmark = pytest.mark.mount
@@ -37,6 +38,23 @@ def test_sizes_around_chunks(mount: Mount, place: Path, size: int) -> None:
             assert os.pread(file.fileno(), 5000, offset) == content[offset : offset + 5000]
     mount.restore(mount.inside(path))
     assert path.read_bytes() == content
+
+
+def test_an_open_for_both_asks_for_nothing(mount: Mount, place: Path) -> None:
+    """A broker opens all its segments for reading and writing when it starts; who only reads gets the first chunk."""
+    both, read = place / "both", place / "read"
+    for path in (both, read):
+        mount.make_cold(path, content_of(CHUNK))
+    before = mount.downloaded()
+    opened = [os.open(both, os.O_RDWR | os.O_CREAT), os.open(read, os.O_RDONLY)]
+    try:
+        wait_until(lambda: mount.downloaded() > before)
+        assert mount.downloaded() == before + CHUNK
+        assert os.pread(opened[0], CHUNK, 0) == content_of(CHUNK)
+        assert mount.downloaded() == before + 2 * CHUNK
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def test_an_empty_file_stays_hot(mount: Mount, place: Path) -> None:

@@ -71,8 +71,8 @@ KAFKA: Mapping[str, Choice] = {
     ),
     **_ROOM,
     **_READING,
-    "cold_errors": Choice(
-        "block", "Kafka takes a whole log directory offline after one read error, until it is started again."
+    "cold_timeout": Choice(
+        "10s", "A fetch that waits holds one of eight I/O threads of the broker, and its producers need them."
     ),
 }
 

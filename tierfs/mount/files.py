@@ -87,7 +87,7 @@ class Files:
         return self._add(file, st)
 
     def open(self, ino: Ino, path: bytes, flags: int, record: Record | None) -> Handle:
-        """open(2) of a file that exists. Never waits: a cold file's first chunk is asked for only. EIO when lost."""
+        """open(2) of a file that exists. Never waits; to read a cold file, asks for its first chunk. EIO when lost."""
         if record is None:
             if flags & os.O_ACCMODE != os.O_RDONLY and (flags & os.O_TRUNC or not self._is_virtual(ino, path)):
                 self._tier.write_expected(path)
@@ -98,7 +98,8 @@ class Files:
             raise FileLost(f"{os.fsdecode(path)} is lost: {why_lost(record)}")
         file = self._opened(ino, flags, path)
         self._attach_object(file, record.object)
-        if flags & os.O_ACCMODE != os.O_WRONLY and record.attributes.size and file.reader:
+        # Who opens to read only reads soon. A broker opens each of its segments for both at its start, and reads none.
+        if flags & os.O_ACCMODE == os.O_RDONLY and record.attributes.size and file.reader:
             file.reader.start()
         return self._add(file)
 
