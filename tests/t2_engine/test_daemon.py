@@ -179,6 +179,22 @@ async def test_the_high_watermark_releases_the_oldest_until_the_low_one(swift_pa
         assert found == [MIRRORED, MIRRORED, COLD, COLD]
 
 
+async def test_holes_fill_nothing(swift_path: Path) -> None:
+    """A watermark in bytes is about room: a broker's index is of the size that it may have some day."""
+    settings = Settings.of(**(SETTINGS.model_dump() | {"high_watermark": "1MiB", "low_watermark": "4KiB"}))
+    world = World(swift_path / "world", settings)
+    async with world.running() as machine:
+        await machine.write(b"a", b"content")
+        await machine.archive(b"a")
+        file = await machine.open(b"index", os.O_RDWR | os.O_CREAT)
+        await file.truncate(10 << 20)
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is MIRRORED
+        await file.write(0, bytes(range(256)) * 8192)
+        await machine.daemon.run_pass()
+        assert machine.residency(b"a") is COLD
+
+
 async def test_files_that_change_or_go_away_during_a_pass(world: World) -> None:
     async with world.running() as machine:
         for index in range(10):

@@ -25,7 +25,10 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HotFile:
-    """What the policy looks at in one file that has hot bytes; sizes in bytes, times in nanoseconds since the epoch."""
+    """What the policy looks at in one file that has hot bytes; sizes in bytes, times in nanoseconds since the epoch.
+
+    `holes` are the bytes of `size` that take no room: brokers preallocate indexes.
+    """
 
     path: bytes
     mode: int
@@ -40,6 +43,7 @@ class HotFile:
     restored_ns: int = 0
     retry_at_ns: int = 0
     failure: str = ""
+    holes: int = 0
 
     @property
     def fresh_ns(self) -> int:

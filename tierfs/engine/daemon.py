@@ -117,7 +117,7 @@ class Daemon:
             del self._tier.failures[gone]  # renamed, or removed behind the mount
         filesystem = self._tier.hot.statvfs()
         fill = Fill(
-            hot=sum(file.size for file in files),
+            hot=sum(file.size - file.holes for file in files),
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )

@@ -33,7 +33,7 @@ class OpenFiles:
         _decrement(self._handles(is_writer, is_virtual), ino)
 
     def is_virtual(self, ino: int) -> bool:
-        """Whether there are virtual handles on the hot bytes of this inode."""
+        """Whether there are virtual handles on the hot bytes of this inode: this process itself has it open then."""
         return bool(self.virtual_readers[HotIno(ino)] or self.virtual_writers[HotIno(ino)])
 
     def is_written(self, ino: int) -> bool:

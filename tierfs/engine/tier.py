@@ -69,6 +69,7 @@ class Tier:
             pinned=self.pins.cover(path),
             retry_at_ns=retry_at_ns,
             failure=failure,
+            holes=max(0, st.st_size - st.st_blocks * 512),
         )
 
     def cold_record(self, path: bytes) -> Record | None:
@@ -387,7 +388,6 @@ class Tier:
         return st is not None and record.identity == identity_of(st) and not self.open_files.is_written(st.st_ino)
 
     def _why_busy(self, path: bytes, st: os.stat_result) -> str:
-        # Virtual handles are of this process: they have let go when this is asked again.
         return "" if self.open_files.is_virtual(st.st_ino) else self.hot.why_busy(path)
 
     def _commit(self, name: str, record: Record) -> Record:
