@@ -506,6 +506,11 @@ def test_the_sample_file_is_the_settings(tmp_path: Path) -> None:
     assert set(gathered.given) == {*Settings.model_fields, "store", "mountpoint", "hot", "state"}
 
 
+def test_patterns_of_a_flag_may_have_commas_between_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "show", "--idle-files", "*.log, *.swap", "--idle-files", "*.blk") == 0
+    assert 'idle_files = ["*.log", "*.swap", "*.blk"]' in capsys.readouterr().out
+
+
 def test_config_show_prints_a_settings_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("config", "show", "--warm-after", "2h", "--exclude", 'a"\\b', "--no-path-style") == 0
     text = capsys.readouterr().out

@@ -36,7 +36,13 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Calla
         return click.option(flag, name, type=click.Choice(get_args(kind)), default=None, help=text)
     is_repeated = kind == tuple[str, ...]
     metavar = _NAMED.get(name) or _METAVARS.get(kind, "TEXT")
-    return click.option(flag, name, metavar=metavar, multiple=is_repeated, default=None, help=text)
+    callback = _split if metavar == "PATTERN" else None
+    return click.option(flag, name, metavar=metavar, multiple=is_repeated, default=None, help=text, callback=callback)
+
+
+def _split(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Patterns with commas between them are several, as in the environment: files seldom have commas in their names."""
+    return tuple(part.strip() for one in value for part in one.split(","))
 
 
 def _default_of(field: FieldInfo) -> str:
