@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -146,6 +147,13 @@ def in_background(nursery: trio.Nursery, call: Callable[[], Awaitable[Any]], res
             results.append(error)
 
     nursery.start_soon(run)
+
+
+async def pass_no_time(until: Callable[[], bool]) -> None:
+    """Let threads work while the virtual clock stands still."""
+    with trio.fail_after(PATIENCE_S):
+        while not until():
+            await trio.to_thread.run_sync(time.sleep, 0.001)
 
 
 async def pass_time(clock: trio.testing.MockClock, until: Callable[[], bool], seconds: float = 0.25) -> None:

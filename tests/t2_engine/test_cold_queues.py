@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.t2_engine.hydration import CHUNK, SETTINGS, Bucket, pass_time, running
+from tests.t2_engine.hydration import CHUNK, SETTINGS, Bucket, pass_no_time, pass_time, running
 from tierfs.core.errors import DeadlineExceeded
 from tierfs.core.records import ObjectRef
 from tierfs.engine.flights import Ledger, Recent
@@ -109,12 +109,13 @@ async def test_a_restore_waits_for_those_before_it_while_they_get_on(
     async with running(bucket, cache, NARROW) as hydrator, trio.open_nursery() as nursery:
         for ref in refs:
             nursery.start_soon(waits.measure, partial(consume, hydrator, ref))
+        await bucket.wait_asked(1)
         for count in range(1, 16):
             began = mock_clock.current_time()
             await pass_time(mock_clock, partial(is_past, began + DEADLINE_S / 8))
             bucket.let_go(1)
-            await pass_time(mock_clock, partial(has_fetched, hydrator, count * CHUNK), 0.01)
-        await pass_time(mock_clock, lambda: len(waits.succeeded) == len(refs), 0.01)
+            await pass_no_time(partial(has_fetched, hydrator, count * CHUNK))
+        await pass_no_time(lambda: len(waits.succeeded) == len(refs))
         assert max(waits.succeeded) > DEADLINE_S
         mock_clock.rate = 1
 
