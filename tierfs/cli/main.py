@@ -5,6 +5,7 @@ Commands are imported when they are called: pydantic and httpx cost more than `t
 
 import difflib
 import importlib
+import signal
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -93,6 +94,7 @@ def _run(arguments: list[str] | None) -> int:
         result: Any = tierfs.main(args=arguments, prog_name="tierfs", standalone_mode=False)
         return int(result or Exit.OK)
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # people press it twice: the way out is not interrupted again
         _say("interrupted; what was done stays done")
         return Exit.INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
