@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -173,16 +174,13 @@ class Line:
         self._descriptors: deque[Fd] = deque()
 
     def send(self, *message: object) -> None:
-        """Say something to the worker; nobody hears it when that is gone."""
+        """Say something to the worker. When that is gone nobody hears it, and receive() tells who has to know."""
         try:
             data = pack(message)
         except (pickle.PicklingError, TypeError, AttributeError):
             data = pack(("raised", message[1], RuntimeError(repr(message[2]))))
-        with self._lock:
-            try:
-                self._connection.sendall(data)
-            except OSError:
-                os._exit(1)
+        with self._lock, suppress(OSError):
+            self._connection.sendall(data)
 
     def receive(self) -> tuple[Any, ...] | None:
         """The next message; None when the worker is gone."""

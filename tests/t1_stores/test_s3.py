@@ -237,6 +237,20 @@ def test_what_was_written_and_is_not_seen_yet_is_not_missing() -> None:
         store.copy(ObjectInfo("some/key", len(BODY), MD5), "another/key")
 
 
+def test_an_object_that_is_shown_and_not_found_to_be_copied_is_not_missing() -> None:
+    """The file must not be lost, not even until the store is asked the next time."""
+    body = b"<Error><Code>NoSuchKey</Code></Error>"
+    source = ObjectInfo("some/key", len(BODY), MD5)
+    error = pytest.raises(IntegrityError, match="does not find it to copy it")
+    with store_that_hears(head(), http(404, body), head()) as store, error:
+        store.copy(source, "another/key")
+    with (
+        store_that_hears(head(), http(404, body), http(404, b""), http(200, b"")) as store,
+        pytest.raises(ObjectMissing),
+    ):
+        store.copy(source, "another/key")
+
+
 def test_an_upload_is_compared_with_what_the_store_says() -> None:
     stored = http(200, ETag=f'"{MD5}"')
     with store_that_hears(stored, head(x_amz_checksum_crc32=CRC32)) as store:

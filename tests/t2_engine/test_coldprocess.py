@@ -6,10 +6,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.fakes import PATIENCE_S
 from tests.servers import ACCESS_KEY, REGION, SECRET_KEY
@@ -25,7 +27,9 @@ from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.measures import Odometer
+from tierfs.stores.directory_lease import DirectoryLeasePlace
 from tierfs.stores.hot import HotTier
+from tierfs.stores.identity import owner_of
 
 CHUNK = 1 << 16
 
@@ -127,6 +131,29 @@ async def test_a_file_is_closed_when_its_put_is_answered(cold: Cold, tmp_path: P
         assert hot.why_busy(b"file") == ""
     hot.close()
     os.close(root)
+
+
+async def test_the_lease_is_given_back_while_answers_come_that_nobody_hears(configuration: Configuration) -> None:
+    """An unmount right after the mount ended the process over an answer of its self-test: 90 s for the next mount."""
+    owner = owner_of(Path(configuration.state), "/mnt", "session")
+    place = DirectoryLeasePlace(configuration.source.removeprefix("file://"), False)
+    for _ in range(5):
+        process = ColdProcess(replace(configuration, owner=owner), Arena(1 << 20).fd)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(process.serve)
+            tier = ColdTier(process)
+            report = await tier.take_lease(False)
+            assert report
+            assert report.state == "held"
+            for _ in range(200):
+                nursery.start_soon(partial(tier.inspect_cache, is_deep=False, is_repaired=False))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        found = place.read()
+        assert found
+        assert found.lease
+        assert found.lease.is_free
+    place.close()
 
 
 async def test_chunks_that_do_not_adjoin_are_never_fetched_as_one(cold: Cold, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _log = logging.getLogger("tierfs")
 _MODULE = "tierfs.cold"
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
-_LEAVING_S = 2.0  # to close the cache; killed after that, which harms nothing
+_LEAVING_S = 3.0  # to give the lease back and close the cache; killed after that: the lease runs out by itself
 _RECEIVED_AT_ONCE = 1 << 16
 #: Many threads that receive a block each, one after the other: two heaps serve them all, instead of one for each.
 _MALLOC = {"MALLOC_ARENA_MAX": "2"}
@@ -147,7 +147,7 @@ class ColdProcess:
 
 
 async def _wait_gone(process: trio.Process) -> None:
-    """Until a process has gone; one that does not go by itself is killed, which harms nothing."""
+    """Until a process has gone; one that does not go by itself is killed."""
     with trio.CancelScope(shield=True):
         with trio.move_on_after(_LEAVING_S):
             await process.wait()

@@ -237,9 +237,9 @@ class ColdSide:
             self._keeper.is_kept = is_kept
 
     def close(self) -> None:
-        """Close store and cache."""
-        self._cache.close()
+        """Close store and cache; the lease is given back first, since the next mount waits for it."""
         self._store.close()
+        self._cache.close()
 
     def _targets(self, places: dict[int, Place]) -> dict[int, memoryview]:
         return {index: self._memory[start : start + size] for index, (start, size) in places.items()}

@@ -178,20 +178,28 @@ class S3Store:
         if source.etag and not source.etag.startswith("W/"):
             origin["CopySourceIfMatch"] = f'"{source.etag}"'
         # Not every store honours CopySourceIfMatch, and only a HEAD has the metadata that a multipart copy needs.
-        present = self.head(source.key) if not source.version_id else self._head_version(source)
+        present = self._look_again(source)
         with self._wire.telling("copy_object", source.key):
             if (present.etag, present.size) != (source.etag, source.size):
                 raise Refuted(ObjectChanged, f"it was overwritten: its ETag is {present.etag}, not {source.etag}")
             extra = self._extra or ({"StorageClass": source.storage_class} if source.storage_class else {})
-            if source.size <= self._settings.sizes.copy:
-                self._wire.call("copy_object", key, **origin, **extra)
-            else:
-                target = Target(key, present.metadata, extra)
-                copy_parts(self._wire, target, source, self._settings.sizes, self._pending, origin)
+            try:
+                if source.size <= self._settings.sizes.copy:
+                    self._wire.call("copy_object", key, **origin, **extra)
+                else:
+                    target = Target(key, present.metadata, extra)
+                    copy_parts(self._wire, target, source, self._settings.sizes, self._pending, origin)
+            except ObjectMissing:
+                self._look_again(source)
+                raise Refuted(IntegrityError, "the store shows it, and does not find it to copy it") from None
             copied = _info(key, self._head_of_new(key))
             if copied.size != source.size:
                 raise Refuted(IntegrityError, f"it has {source.size} bytes, its copy {key} has {copied.size}")
         return copied
+
+    def _look_again(self, source: ObjectInfo) -> ObjectInfo:
+        """What there is to be copied. ObjectMissing."""
+        return self._head_version(source) if source.version_id else self.head(source.key)
 
     def _head_version(self, source: ObjectInfo) -> ObjectInfo:
         with self._wire.telling("head_object", source.key):
