@@ -14,7 +14,7 @@ def pkg_config(flag: str) -> list[str]:
         raise SystemExit("tierfs needs pkg-config and libfuse3-dev (Debian's names) to be built") from error
 
 
-UNITS = ("tap", "directories", "inflight", "replies", "hotfiles")
+UNITS = ("tap", "attached", "directories", "inflight", "replies", "hotfiles")
 WARNINGS = ("-Wall", "-Wextra")
 
 setup(
@@ -22,7 +22,7 @@ setup(
         Extension(
             "tierfs.mount._native",
             sources=[f"tierfs/mount/native/{name}.c" for name in ("module", *UNITS)],
-            depends=[f"tierfs/mount/native/{name}.h" for name in (*UNITS, "protocol")],
+            depends=[f"tierfs/mount/native/{name}.h" for name in (*UNITS, "attributes", "protocol")],
             extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *WARNINGS, *pkg_config("--cflags")],
             extra_link_args=["-pthread", *pkg_config("--libs")],
         )

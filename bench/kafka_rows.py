@@ -17,6 +17,9 @@ _SMALL_SEGMENT = 32 << 10
 #: A roll takes milliseconds, and a client does not wait for ever.
 _AT_ONCE = 250
 _LARGE_SEGMENT = 64 * MIB
+#: Kafka makes the two indexes of each new segment as large as they may become, 10 MiB, which are holes; a rclone mount
+#: writes them out, and fills the disk. This is enough for a large segment.
+_INDEX = 256 << 10
 #: Batches that fill a segment of 1 MiB well.
 _BATCH = 250_000
 
@@ -50,7 +53,7 @@ def _median(values: list[float]) -> float:
 
 def _topic(node: Node, **config: str) -> str:
     name = f"topic{next(_TOPICS)}"
-    create_topic(node.address, name, PARTITIONS, **config)
+    create_topic(node.address, name, PARTITIONS, segment_index_bytes=str(_INDEX), **config)
     return name
 
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "directories.h"
@@ -114,7 +115,7 @@ static void test_answers(void) {
     char path[] = "/tmp/tap-XXXXXX";
     int fd = mkstemp(path);
     assert(fd >= 0 && !unlink(path) && !ftruncate(fd, 1 << 16));
-    assert(tap_attach(3, fd, 0, true) && tap_attach(500, -1, 100, true));
+    assert(tap_attach(3, 90 + 3, fd, 0, true) && tap_attach(500, 90 + 500, -1, 100, true));
     char in[56] = {0};
     put64(in, (uint64_t)77 << 32 | 3), put64(in + 8, 1 << 16), put64(in + 16, 4096); /* fallocate */
     assert(ask(43, 2, in, 32) == -1 && errno == EINTR);
@@ -187,6 +188,44 @@ static void test_directories(void) {
     tap_reset();
 }
 
+/* Attributes, and capabilities of the program, of a node come from whichever handle of it is on a hot file. */
+static void test_open_nodes(void) {
+    static const char capability[20] = {0, 0, 0, 2, 1}; /* VFS_CAP_REVISION_2 */
+    char path[] = "/tmp/tap-XXXXXX", getattr[16] = {0}, getxattr[8 + 20] = {0};
+    strcpy(getxattr + 8, "security.capability");
+    int fd = mkstemp(path);
+    assert(fd >= 0 && !unlink(path) && !ftruncate(fd, 77));
+    negotiate(1, 0, false);
+    const uint64_t node = 11, other = 11 + 4096; /* of one chain */
+    assert(tap_attach(1, node, -1, 5, true) && !asked(3, node, getattr, 16) && !asked(22, node, getxattr, 28));
+    assert(tap_attach(2, node, fd, 0, true) && tap_attach(200, other, -1, 5, true));
+    assert(asked(3, node, getattr, 16) && get64(reply + 32) == node && get64(reply + 40) == 77);
+    assert(!asked(3, other, getattr, 16) && !asked(3, 12, getattr, 16) && !asked(3, node, getattr, 15));
+    assert(asked(22, node, getxattr, 28) && (int32_t)get32(reply + 4) == -ENODATA);
+    if (!fsetxattr(fd, "security.capability", capability, sizeof capability, 0)) { /* needs privileges */
+        assert(asked(22, node, getxattr, 28) && get32(reply) == 16 + 8 && get32(reply + 16) == sizeof capability);
+        put32(getxattr, 64);
+        assert(asked(22, node, getxattr, 28) && get32(reply) == 16 + 20 && !memcmp(reply + 16, capability, 20));
+        put32(getxattr, 3);
+        assert(asked(22, node, getxattr, 28) && (int32_t)get32(reply + 4) == -ERANGE);
+    }
+    assert(!asked(22, node, getxattr, 27) && !asked(22, node, getxattr, 7) && !asked(22, other, getxattr, 28));
+    getxattr[9] = 'a'; /* another name */
+    assert(!asked(22, node, getxattr, 28));
+    getxattr[9] = 'e';
+    assert(tap_attach(2, other, fd, 0, true)); /* the number of a handle is used again */
+    assert(!asked(3, node, getattr, 16) && asked(3, other, getattr, 16));
+    assert(tap_attach(3, other, fd, 0, true));
+    tap_detach(2), tap_detach(2), tap_detach(9999);
+    assert(asked(3, other, getattr, 16) && asked(22, other, getxattr, 28));
+    tap_detach(3), tap_detach(200), tap_detach(1);
+    assert(!asked(3, other, getattr, 16));
+    tap_reset();
+    assert(tap_attach(2, node, fd, 0, true) && !asked(3, node, getattr, 16)); /* others may change files */
+    close(fd);
+    tap_reset();
+}
+
 static void test_privileges(void) {
     char in[40] = {0};
     put32(in + 20, 1u << 2); /* FUSE_WRITE_KILL_SUIDGID */
@@ -201,7 +240,7 @@ static void test_privileges(void) {
 static void test_release(void) {
     char path[] = "/tmp/tap-XXXXXX", in[24] = {0};
     int fd = mkstemp(path);
-    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0, true) && tap_attach(4, -1, 100, true));
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, 90 + 3, fd, 0, true) && tap_attach(4, 90 + 4, -1, 100, true));
     const uint64_t passed = (uint64_t)7 << 32 | 3;
     put64(in, passed), put32(in + 8, O_RDWR);
     assert(ask(18, 2, in, sizeof in) == HEADER + 24);
@@ -302,9 +341,9 @@ static void test_large_replies(void) {
 static void test_syncs(void) {
     char path[] = "/tmp/tap-XXXXXX";
     int fd = mkstemp(path);
-    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0, true) && tap_attach(4, -1, 100, true));
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, 90 + 3, fd, 0, true) && tap_attach(4, 90 + 4, -1, 100, true));
     int pipes[2];
-    assert(!pipe(pipes) && tap_attach(5, pipes[0], 0, true)); /* cannot be synced */
+    assert(!pipe(pipes) && tap_attach(5, 90 + 5, pipes[0], 0, true)); /* cannot be synced */
     char in[16] = {0};
     for (uint64_t unique = 2; unique < 202; unique += 2) { /* many at once, each is answered once */
         put64(in, unique % 20 ? 3 : 5), put32(in + 8, unique % 4 == 0);
@@ -333,8 +372,8 @@ static void test_syncs(void) {
 static void test_bytes(void) {
     char path[] = "/tmp/tap-XXXXXX";
     int fd = mkstemp(path), pipes[2];
-    assert(fd >= 0 && !unlink(path) && tap_attach(3, fd, 0, true) && tap_attach(4, -1, 100, true));
-    assert(!pipe(pipes) && tap_attach(5, pipes[0], 0, true));
+    assert(fd >= 0 && !unlink(path) && tap_attach(3, 90 + 3, fd, 0, true) && tap_attach(4, 90 + 4, -1, 100, true));
+    assert(!pipe(pipes) && tap_attach(5, 90 + 5, pipes[0], 0, true));
     assert(!fchmod(fd, 06755));
     char in[40 + 2000] = {0};
     memset(in + 40, 'a', 2000);
@@ -446,6 +485,7 @@ int main(void) {
     test_open();
     test_answers();
     test_directories();
+    test_open_nodes();
     test_privileges();
     test_release();
     test_large_replies();

@@ -10,7 +10,7 @@ from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "tierfs/mount/native"
-UNITS = ["tap.c", "directories.c", "inflight.c", "replies.c", "hotfiles.c"]
+UNITS = ["tap.c", "attached.c", "directories.c", "inflight.c", "replies.c", "hotfiles.c"]
 SOURCES = [str(ROOT / "tests/native/tap_test.c"), *(str(NATIVE / unit) for unit in UNITS)]
 STRICT = ["-std=gnu11", "-pthread", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}"]
 

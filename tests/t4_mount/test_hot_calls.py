@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ KIB = 1 << 10
 KINDS = ("hot", "sparse", "cold")
 #: Modes of fallocate(2) (linux/falloc.h).
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
+
+#: struct vfs_cap_data (linux/capability.h): revision 2, CAP_CHOWN is permitted and effective.
+_CAPABILITY = struct.pack("<5I", 0x02000001, 1, 0, 0, 0)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
@@ -223,6 +227,20 @@ def test_set_user_id_goes_when_somebody_else_than_root_writes(
 
 
 # -- open flags and locks ----------------------------------------------------------------------------------------------
+
+
+def test_a_write_takes_the_capabilities_of_a_program_away(mount: Mount, pair: tuple[Path, Path]) -> None:
+    """Those of a file that is open too, however often its attributes were asked for meanwhile."""
+    names: dict[Path, list[list[str]]] = {path: [] for path in pair}
+    for path in pair:
+        with path.open("r+b", buffering=0) as file:
+            for _ in range(3):
+                os.setxattr(path, "security.capability", _CAPABILITY)
+                file.write(b"x")
+                names[path].append(sorted(os.listxattr(path)))
+                os.fstat(file.fileno())
+                file.write(b"y")
+    assert names[pair[0]] == names[pair[1]] == [[]] * 3
 
 
 def test_o_direct(pair: tuple[Path, Path]) -> None:

@@ -361,7 +361,7 @@ class Files:
         file.hot_ino = HotIno(st.st_ino)
         self._tier.open_files.opened(file.hot_ino, file.is_writer, file.is_virtual)
         if self.attachments:
-            self.attachments.attach(file.index, fd, 0, is_known)
+            self.attachments.attach(file.index, file.ino, fd, 0, is_known)
 
     def _detach_hot(self, file: OpenFile) -> None:
         if file.fd is not None and file.hot_ino is not None:
@@ -373,7 +373,7 @@ class Files:
         file.stored, file.reader = stored, self._reader(file, stored)
         self._tier.open_files.opened_object(stored.key)
         if self.attachments:
-            self.attachments.attach(file.index, None, stored.size)
+            self.attachments.attach(file.index, file.ino, None, stored.size)
 
     def _detach_object(self, file: OpenFile) -> None:
         if file.stored is not None:

@@ -184,12 +184,12 @@ def finish_replies() -> None:
 class Tap:
     """Keeps the native module informed of what it answers for; `index` is the lower half of a file handle."""
 
-    def attach(self, index: int, fd: Fd | None, size: int, is_known: bool = True) -> None:
-        """A handle was opened on a descriptor, or (None) on a cold file of `size` bytes.
+    def attach(self, index: int, ino: Ino, fd: Fd | None, size: int, is_known: bool = True) -> None:
+        """A handle of a node was opened on a descriptor, or (None) on a cold file of `size` bytes.
 
         `is_known`: the kernel has seen its times as they are now.
         """
-        _native.attach(index, -1 if fd is None else fd, size, is_known)
+        _native.attach(index, ino, -1 if fd is None else fd, size, is_known)
 
     def detach(self, index: int) -> None:
         """A handle was closed."""

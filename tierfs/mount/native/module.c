@@ -69,11 +69,12 @@ static PyObject *configure(PyObject *self, PyObject *args, PyObject *kwargs) {
 static PyObject *attach(PyObject *self, PyObject *args) {
     (void)self;
     unsigned int handle;
+    unsigned long long nodeid;
     int fd;
     int is_known;
     long long size;
-    if (!PyArg_ParseTuple(args, "IiLp", &handle, &fd, &size, &is_known)) return NULL;
-    if (!tap_attach(handle, fd, size, is_known)) return PyErr_NoMemory();
+    if (!PyArg_ParseTuple(args, "IKiLp", &handle, &nodeid, &fd, &size, &is_known)) return NULL;
+    if (!tap_attach(handle, nodeid, fd, size, is_known)) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 

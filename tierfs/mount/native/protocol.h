@@ -14,6 +14,7 @@ enum {
     OP_WRITE = 16,
     OP_RELEASE = 18,
     OP_FSYNC = 20,
+    OP_GETXATTR = 22,
     OP_INIT = 26,
     OP_OPENDIR = 27,
     OP_CREATE = 35,
@@ -117,6 +118,14 @@ struct read_in {
 struct fsync_in {
     uint64_t fh;
     uint32_t fsync_flags, padding;
+};
+
+struct getxattr_in {
+    uint32_t size, padding; /* 0: how large is it? The name follows. */
+};
+
+struct getxattr_out {
+    uint32_t size, padding;
 };
 
 struct release_in {

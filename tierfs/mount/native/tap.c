@@ -17,7 +17,8 @@
  *   READ, WRITE, FSYNC   of a hot file: done and answered here, or in threads (hotfiles.h)
  *   INIT     kept for the next process on this connection; after tap_resume() it is read once more, and not answered
  *   GETATTR, LOOKUP   answered here for directories that are kept (directories.h)
- *   GETATTR  through a handle on a hot file: answered here
+ *   GETATTR  of a hot file that is open: answered here
+ *   GETXATTR of its capabilities, which the kernel wants to know before it writes: answered here
  *
  * Nothing in a request is believed before its length was compared with what was read.
  */
@@ -29,8 +30,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
+#include "attached.h"
 #include "attributes.h"
 #include "directories.h"
 #include "hotfiles.h"
@@ -53,13 +56,6 @@ struct pending {
     uint32_t opcode;
 };
 
-struct attached {
-    int fd;
-    bool in_use;
-    int64_t size;
-    struct timespec ctime; /* when it was attached */
-};
-
 static struct {
     struct tap_limits limits;
     uint64_t offered, granted;
@@ -72,8 +68,6 @@ static struct {
     uint64_t swallow_unique; /* and its reply, to this number, goes nowhere */
     struct pending *pending; /* requests whose reply is to be changed; few at a time, in no order */
     size_t pending_count, pending_room;
-    struct attached *attached; /* by file handle */
-    size_t attached_room;
 } tap;
 
 void tap_configure(const struct tap_limits *limits) { tap.limits = *limits; }
@@ -103,7 +97,7 @@ const void *tap_init_request(size_t *length) {
 
 void tap_reset(void) {
     free(tap.pending);
-    free(tap.attached);
+    attached_drop_all();
     directories_drop();
     replies_finish();
     hotfiles_finish();
@@ -124,22 +118,13 @@ static bool make_room(void **array, size_t *room, size_t needed, size_t element)
     return true;
 }
 
-bool tap_attach(uint32_t handle, int fd, int64_t size, bool is_known) {
-    if (!make_room((void **)&tap.attached, &tap.attached_room, (size_t)handle + 1, sizeof *tap.attached)) return false;
+bool tap_attach(uint32_t handle, uint64_t nodeid, int fd, int64_t size, bool is_known) {
     struct stat st = {0};
     if (fd >= 0 && is_known) (void)fstat(fd, &st);
-    tap.attached[handle] = (struct attached){.fd = fd, .in_use = true, .size = size, .ctime = st.st_ctim};
-    return true;
+    return attached_put(handle, (struct attached){.fd = fd, .nodeid = nodeid, .size = size, .ctime = st.st_ctim});
 }
 
-void tap_detach(uint32_t handle) {
-    if (handle < tap.attached_room) tap.attached[handle].in_use = false;
-}
-
-static const struct attached *find_attached(uint64_t fh) {
-    uint32_t handle = (uint32_t)fh;
-    return handle < tap.attached_room && tap.attached[handle].in_use ? &tap.attached[handle] : NULL;
-}
+void tap_detach(uint32_t handle) { attached_drop(handle); }
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */
 
@@ -184,7 +169,7 @@ static void drop_privileges(int fd, uint32_t uid) {
 
 /* Stores through a mapping of a passthrough file reach the backing file alone: have the kernel ask for its times. */
 static void note_release(int fuse_fd, uint64_t nodeid, const struct release_in *in) {
-    const struct attached *file = find_attached(in->fh);
+    const struct attached *file = attached_find(in->fh);
     struct stat st;
     if (!(in->fh >> 32) || !file || file->fd < 0 || (in->flags & O_ACCMODE) == O_RDONLY || fstat(file->fd, &st)) return;
     if (st.st_ctim.tv_sec == file->ctime.tv_sec && st.st_ctim.tv_nsec == file->ctime.tv_nsec) return;
@@ -195,7 +180,7 @@ static void note_release(int fuse_fd, uint64_t nodeid, const struct release_in *
 }
 
 static int do_fallocate(const struct fallocate_in *in, uint32_t uid) {
-    const struct attached *file = find_attached(in->fh);
+    const struct attached *file = attached_find(in->fh);
     if (!file || file->fd < 0) return EOPNOTSUPP;
     drop_privileges(file->fd, uid);
     return fallocate(file->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) ? errno : 0;
@@ -203,7 +188,7 @@ static int do_fallocate(const struct fallocate_in *in, uint32_t uid) {
 
 /* A cold file is all data: its first hole is its end. */
 static int do_lseek(const struct lseek_in *in, uint64_t *result) {
-    const struct attached *file = find_attached(in->fh);
+    const struct attached *file = attached_find(in->fh);
     if (!file) return EINVAL;
     if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE) return EINVAL;
     off_t found;
@@ -219,7 +204,7 @@ static int do_lseek(const struct lseek_in *in, uint64_t *result) {
 
 /* EOPNOTSUPP has the kernel copy by reading and writing. */
 static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
-    const struct attached *from = find_attached(in->fh_in), *to = find_attached(in->fh_out);
+    const struct attached *from = attached_find(in->fh_in), *to = attached_find(in->fh_out);
     if (!from || !to || from->fd < 0 || to->fd < 0) return EOPNOTSUPP;
     drop_privileges(to->fd, uid);
     off_t source = (off_t)in->off_in, target = (off_t)in->off_out;
@@ -230,29 +215,59 @@ static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
     return 0;
 }
 
+static void send_reply(int fd, uint64_t unique, int error, struct iovec payload) {
+    if (error) payload.iov_len = 0;
+    struct out_header out = {.len = (uint32_t)(sizeof out + payload.iov_len), .error = -error, .unique = unique};
+    struct iovec iov[2] = {{&out, sizeof out}, payload};
+    inflight_done(unique);
+    /* It fails only if the request was interrupted or the mount is gone: nobody waits for the answer then. */
+    (void)!writev(fd, iov, payload.iov_len ? 2 : 1);
+}
+
 /* Reads, writes and syncs of hot files; those of cold ones wait for the bucket, and are for Python. */
 
 static bool do_fsync(int fuse_fd, uint64_t unique, const struct fsync_in *in) {
-    const struct attached *file = find_attached(in->fh);
+    const struct attached *file = attached_find(in->fh);
     return file && file->fd >= 0 && hot_sync(fuse_fd, unique, file->fd, in->fsync_flags & FSYNC_FDATASYNC);
 }
 
-/* The kernel asks for the size before it reads where it knows of no bytes. */
+/* A descriptor of a hot file that is open. Where others may put another file in its place behind the mount, only that of
+ * the handle will do, -1 without one. */
+static int open_fd_of(uint64_t nodeid) { return tap.limits.cache_directories ? attached_fd_of(nodeid) : -1; }
+
+/* The kernel asks for the size before it reads where it knows of no bytes, and after each write that somebody else sees
+ * the file grow by: fstat(2) does not say which handle it is for. */
 static bool do_getattr(uint64_t nodeid, const struct getattr_in *in, struct attr *out) {
-    const struct attached *file = in->getattr_flags & GETATTR_FH ? find_attached(in->fh) : NULL;
+    const struct attached *file = in->getattr_flags & GETATTR_FH ? attached_find(in->fh) : NULL;
+    int fd = file && file->fd >= 0 ? file->fd : open_fd_of(nodeid);
     struct stat st;
-    if (!file || file->fd < 0 || fstat(file->fd, &st)) return false;
+    if (fd < 0 || fstat(fd, &st)) return false;
     *out = attributes_of(nodeid, &st);
     return true;
 }
 
+/* Whether a write takes capabilities away: asked before each write that comes after somebody asked for attributes. */
+static bool do_getxattr(int fuse_fd, const struct in_header *in, const struct getxattr_in *asked, size_t length) {
+    static const char capability[] = "security.capability";
+    const char *name = (const char *)(asked + 1);
+    if (length != sizeof *asked + sizeof capability || memcmp(name, capability, sizeof capability)) return false;
+    int fd = open_fd_of(in->nodeid);
+    if (fd < 0) return false;
+    char value[64]; /* struct vfs_ns_cap_data has 24 bytes */
+    ssize_t n = fgetxattr(fd, capability, value, asked->size < sizeof value ? asked->size : sizeof value);
+    struct getxattr_out size = {.size = n < 0 ? 0 : (uint32_t)n};
+    struct iovec payload = {asked->size ? (void *)value : &size, asked->size ? size.size : sizeof size};
+    send_reply(fuse_fd, in->unique, n < 0 ? errno : 0, payload);
+    return true;
+}
+
 static bool do_read(int fuse_fd, uint64_t unique, const struct read_in *in) {
-    const struct attached *file = find_attached(in->fh);
+    const struct attached *file = attached_find(in->fh);
     return file && file->fd >= 0 && hot_read(fuse_fd, unique, file->fd, in);
 }
 
 static bool do_write(int fuse_fd, uint64_t unique, const struct write_in *in, size_t length) {
-    const struct attached *file = find_attached(in->fh);
+    const struct attached *file = attached_find(in->fh);
     if (!file || file->fd < 0) return false;
     if (in->write_flags & WRITE_KILL_SUIDGID) drop_privileges(file->fd, NOT_ROOT);
     return hot_write(fuse_fd, unique, file->fd, in, length);
@@ -294,6 +309,8 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
         if (length >= sizeof(struct copy_in)) error = do_copy(argument, in->uid, &payload.number);
         payload_size = sizeof payload.number;
         break;
+    case OP_GETXATTR:
+        return length >= sizeof(struct getxattr_in) && do_getxattr(fd, in, argument, length);
     case OP_READ:
         return length >= sizeof(struct read_in) && do_read(fd, in->unique, argument);
     case OP_WRITE:
@@ -307,13 +324,7 @@ static bool answer(int fd, const struct in_header *in, const void *argument, siz
     default:
         return false;
     }
-    if (error) payload_size = 0;
-    struct out_header out = {.len = (uint32_t)(sizeof out + payload_size), .error = -error, .unique = in->unique};
-    struct iovec iov[2] = {{&out, sizeof out}, {&payload, payload_size}};
-    inflight_done(in->unique);
-    /* It fails only if the request was interrupted or the mount is gone: nobody waits for the answer then. */
-    ssize_t ignored = writev(fd, iov, payload_size ? 2 : 1);
-    (void)ignored;
+    send_reply(fd, in->unique, error, (struct iovec){&payload, payload_size});
     return true;
 }
 

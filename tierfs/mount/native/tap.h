@@ -33,10 +33,10 @@ const void *tap_init_request(size_t *length);
 /* The number of the request that was read last. */
 uint64_t tap_request(void);
 
-/* Requests on this file handle that pyfuse3 has no handler for are answered with the descriptor `fd`;
+/* Requests on this file handle that pyfuse3 has no handler for are answered with the descriptor `fd` of the node;
  * -1: a file of `size` bytes without a descriptor (cold). `is_known`: the kernel has seen its times as they are now.
  * False when out of memory. */
-bool tap_attach(uint32_t handle, int fd, int64_t size, bool is_known);
+bool tap_attach(uint32_t handle, uint64_t nodeid, int fd, int64_t size, bool is_known);
 void tap_detach(uint32_t handle);
 
 /* Requests read so far, by opcode. */
