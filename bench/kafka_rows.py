@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.cold_rows import Judge, Line, Values, p99
 from bench.cold_stage import LATENCY
-from bench.kafka_client import PARTITIONS, answer_of, ask, running
+from bench.kafka_client import PARTITIONS, answer_of, ask, elsewhere, running
 from bench.kafka_nodes import PLAIN, UNION, Node, settle
 from bench.rows import MIB, drop_caches
 from tests.t5_apps.kafka.records import create_topic
@@ -17,6 +17,8 @@ _SMALL_SEGMENT = 32 << 10
 #: A roll takes milliseconds, and a client does not wait for ever.
 _AT_ONCE = 250
 _LARGE_SEGMENT = 64 * MIB
+#: Alone and beside history, one after the other: what else the machine does is in both.
+_TURNS = 4
 #: Kafka makes the two indexes of each new segment as large as they may become, 10 MiB, which are holes; a rclone mount
 #: writes them out, and fills the disk. This is enough for a large segment.
 _INDEX = 256 << 10
@@ -107,13 +109,14 @@ def _beside_history(node: Node) -> dict[str, float]:
     node.stage.proxy.order(LATENCY)
     alone, beside, speeds, before = [], [], [], node.downloaded()
     try:
-        for _ in range(2):
-            alone += ask("latency", node.address, "present", node.stage.sizes.latency_s / 2)["produce"]
+        for _ in range(_TURNS):
+            alone += ask("latency", node.address, "present", node.stage.sizes.latency_s / _TURNS)["produce"]
             node.empty_cache()
             drop_caches(1)
-            with running("latency", node.address, "present", node.stage.sizes.latency_s / 2) as client:
+            with running("latency", node.address, "present", node.stage.sizes.latency_s / _TURNS) as client:
                 while client.poll() is None:  # its answer is small enough for a pipe
-                    read = ask("consume", node.address, "history")
+                    with elsewhere():
+                        read = ask("consume", node.address, "history")
                     speeds.append(read["bytes"] / MIB / read["seconds"])
                     node.empty_cache()
                     drop_caches(1)
