@@ -286,7 +286,7 @@ def test_events_as_lines_and_as_json(ledger: Ledger, capsys: pytest.CaptureFixtu
     assert run("events") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first[19:].strip() == "mirrored > cold         /srv/data/old  (1.5K, 250ms)  why"
-    assert second[19:].strip() == "breaker                 reads: it?fails"
+    assert second[19:].strip() == "breaker open            reads: it?fails"
     assert run("events", "/srv/data", "--since", "10m", "--json") == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (line["number"], line["kind"], line["path"]) == (8, "breaker", "")

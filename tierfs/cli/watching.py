@@ -118,7 +118,7 @@ def _event_json(event: EventReport, mount: registry.Mount) -> dict[str, object]:
 def _event_line(event: EventReport, mount: registry.Mount) -> str:
     """Time, what it is, the path, and why, for a person."""
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_ns / 1e9))
-    turned = f"{event.before} > {event.after}" if event.kind == "residency" else event.kind
+    turned = f"{event.before} > {event.after}" if event.kind == "residency" else f"{event.kind} {event.after}".rstrip()
     name = shown_path(shown_absolute(mount.mountpoint, event.path)) if event.path else ""
     figures = [shown_size(event.bytes)] if event.bytes else []
     figures += [shown_duration(event.duration_ns / 1e9)] if event.duration_ns else []

@@ -86,8 +86,10 @@ class Events:
         duration_ns: int = 0,
     ) -> None:
         """Something happened, now; see EventReport."""
+        self._add(kind, path, before, after, masked(reason), size, duration_ns)
+
+    def _add(self, kind: str, path: bytes, before: str, after: str, reason: str, size: int, duration_ns: int) -> None:
         self._last += 1
-        reason = masked(reason)
         self._ring.append(EventReport(self._last, self._now(), kind, path, before, after, reason, size, duration_ns))
         if self._news:
             self._news.unpark_all()
@@ -102,15 +104,10 @@ class Events:
         elif before in TRANSIENT:
             now_ns = time.monotonic_ns()
             duration_ns = now_ns - self._begun.pop(record.ino, now_ns)
-        self.record(
-            "residency",
-            record.path,
-            before=before.value,
-            after=after.value,
-            reason=reason or _REASONS.get(event) or _cause.get(),
-            size=0 if after is Residency.HOT else record.attributes.size,
-            duration_ns=duration_ns,
-        )
+        # What others said may hold anything; what a change is done for is our own words, and this is a commit.
+        why = masked(reason) if reason else _REASONS.get(event) or _cause.get()
+        size = 0 if after is Residency.HOT else record.attributes.size
+        self._add("residency", record.path, before.value, after.value, why, size, duration_ns)
 
     def _begin(self, ino: Ino) -> None:
         self._begun[ino] = time.monotonic_ns()
