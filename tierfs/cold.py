@@ -36,6 +36,7 @@ from tierfs.stores.directory_lease import DirectoryLeasePlace
 from tierfs.stores.fenced import FencedStore
 from tierfs.stores.late import LateStore
 from tierfs.stores.lease import LeaseKeeper, LeasePlace, Terms
+from tierfs.stores.slow import SlowStore, saying_slow
 
 if TYPE_CHECKING:
     from tierfs.stores.s3 import S3Store
@@ -128,7 +129,7 @@ def open_side(configuration: Configuration, memory: memoryview) -> ColdSide:
     address, settings = parse_store(configuration.source), configuration.settings
     fencing = Fencing(settings.read_only)
     store, open_place = _open_with_place(address, configuration, fencing.check)
-    spared = BreakerStore(store, breaker_rules(settings))
+    spared = BreakerStore(SlowStore(store, settings.slow_operation), breaker_rules(settings))
     cache = ChunkCache(Path(configuration.state, "cache"), settings.cache_size)
     if configuration.owner is None or settings.read_only:
         return ColdSide(FencedStore(spared, fencing.check, _ignore), cache, memory, spared.health)
@@ -209,15 +210,16 @@ class ToWorker(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))  # the worker says when, how bad and from where
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._line.send("log", record.levelno, record.name, self.format(record))
+        self._line.send("log", record.levelno, record.name, self.format(record), getattr(record, "event", None))
 
 
 class Server:
     """Runs what the worker asks for, each call in a thread."""
 
-    def __init__(self, line: Line, side: ColdSide) -> None:
+    def __init__(self, line: Line, side: ColdSide, cache_slow_ns: int = 0) -> None:
         self._line = line
         self._side = side
+        self._cache_slow_ns = cache_slow_ns
         self._of_the_cache = ThreadPoolExecutor(_CACHE_THREADS, thread_name_prefix="tierfs-cache")
         self._others = ThreadPoolExecutor(_THREADS, thread_name_prefix="tierfs-cold")
         self._jobs: dict[int, Job] = {}
@@ -247,7 +249,8 @@ class Server:
 
     def _answer(self, number: int, job: Job, name: str, arguments: tuple[Any, ...]) -> tuple[object, ...]:
         try:
-            return "returned", number, getattr(self._side, name)(job, *arguments)
+            with saying_slow(name, self._cache_slow_ns if name in OF_THE_CACHE else 0):
+                return "returned", number, getattr(self._side, name)(job, *arguments)
         except Exception as error:
             if not isinstance(error, TierfsError | OSError):
                 logging.getLogger("tierfs").exception("a call of the cold process (%s) met a defect of tierfs", name)
@@ -264,15 +267,17 @@ def main() -> None:
     if message is None:
         return
     configuration: Configuration = message[1]
+    level = configuration.settings.log_level.upper()
     logging.basicConfig(level=logging.WARNING, handlers=[ToWorker(line)])
-    logging.getLogger("tierfs").setLevel(configuration.settings.log_level.upper())
+    # What is an event is told whatever is logged: the worker's log has a level of its own.
+    logging.getLogger("tierfs").setLevel(min(logging.INFO, logging.getLevelNamesMapping()[level]))
     try:
         side = open_side(configuration, map_shared(int(sys.argv[2])))
     except TierfsError as error:
         line.send("refused", error)
         return
     line.send("ready")
-    Server(line, side).serve()
+    Server(line, side, configuration.settings.slow_operation).serve()
     side.close()
     os._exit(0)  # threads may still wait for a store that does not answer
 

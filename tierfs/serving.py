@@ -16,6 +16,7 @@ from tierfs import __version__
 from tierfs.admin import control, registry
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
 from tierfs.core.records import Fd
+from tierfs.core.reports import happened
 from tierfs.engine.observed import Facts, Observations, Succession
 from tierfs.engine.recover import recover, recover_interrupted
 from tierfs.engine.scan import SCANNED
@@ -149,7 +150,7 @@ class Serving:
             self._agreed(fuse_fd, facts is not None)
             began.set()
 
-        adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init)
+        adapter = fuse.Adapter(parts.filesystem, settings.shared_hot, on_init, settings.slow_operation)
         try:
             wishes = tap.Wishes(self._wants_passthrough(), not settings.shared_hot)
             if facts:
@@ -160,7 +161,7 @@ class Serving:
                 await nursery.start(parts.restorer.run)
                 if facts:
                     self._take_over(fuse_fd, facts)
-                nursery.start_soon(self._serve_fuse, fuse_fd, nursery.cancel_scope)
+                nursery.start_soon(self._serve_fuse, adapter, fuse_fd, nursery.cancel_scope)
                 await began.wait()
                 await trio.lowlevel.checkpoint()  # the reply to INIT is out
                 self._go_on(facts) if facts else self._begin(fuse_fd)
@@ -170,6 +171,7 @@ class Serving:
             # the mount has them.
             parts.filesystem.files.modes.device = None
             fuse.stop()
+            parts.journal.finish()
             if self.is_gone or not (self._serves or facts):  # else another worker goes on
                 registry.unregister(self.request["mountpoint"])
 
@@ -179,9 +181,12 @@ class Serving:
         operator = self._operator(adapter)
         nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
+        nursery.start_soon(parts.journal.run)
+        await nursery.start(operator.own_jobs)
         nursery.start_soon(parts.hydrator.guard.run)
         await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME)
         self._serves = True
+        log.info("the mount at %s serves", self.request["mountpoint"], extra=happened("mount", after="serving"))
         channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
         await parts.cold_process.ready.wait()
         nursery.start_soon(parts.daemon.run)
@@ -193,8 +198,8 @@ class Serving:
         self.parts.cold_process.end_soon(_LEAVING_S)
         await self.parts.snapshotter.leave()
 
-    async def _serve_fuse(self, fuse_fd: int, everything: trio.CancelScope) -> None:
-        await fuse.serve(fuse_fd, self.parts.hydrator.give_up)
+    async def _serve_fuse(self, adapter: fuse.Adapter, fuse_fd: int, everything: trio.CancelScope) -> None:
+        await fuse.serve(adapter, fuse_fd, self.parts.hydrator.give_up)
         log.info("the mount was taken away")
         self.is_gone = True
         self.parts.cold_process.keep_lease(False)
@@ -241,7 +246,8 @@ class Serving:
         self._took_s = time.monotonic() - self._began_s
         self.parts.session.taken_over()
         files, nodes = len(self.parts.filesystem.files), len(self.parts.filesystem.nodes)
-        log.info("took over %d open files and %d nodes in %.0f ms", files, nodes, self._took_s * 1e3)
+        extra = happened("take-over", duration_ns=int(self._took_s * 1e9))
+        log.info("took over %d open files and %d nodes in %.0f ms", files, nodes, self._took_s * 1e3, extra=extra)
 
     def _park(self, name: str, fd: int | None) -> None:
         try:
@@ -260,19 +266,18 @@ class Serving:
                 message, _ = channel.receive(self._line)
             except EOFError:
                 self._supervisor_warning = "the supervisor is gone: the mount ends with this worker"
-                log.error("%s", self._supervisor_warning)
+                log.error("%s", self._supervisor_warning, extra=happened("mount"))
                 return
             if "upgrade_refused" in message:
-                self._upgrade_refused = message["upgrade_refused"]
-                self._refused_upgrades += 1
-                log.error("no upgrade: %s", self._upgrade_refused)
+                self._upgrade_refused, self._refused_upgrades = message["upgrade_refused"], self._refused_upgrades + 1
+                log.error("no upgrade: %s", self._upgrade_refused, extra=happened("unfit"))
             elif "hand_over" in message:
                 await self._end_movements(message["hand_over"])
                 self._hand_over()
 
     async def _end_movements(self, patience_s: float) -> None:
         """Begin no movement any more, and let those under way end, for a while; the mount goes on serving."""
-        log.info("handing over to the next worker")
+        log.info("handing over to the next worker", extra=happened("mount", before="serving", after="handing over"))
         self.parts.daemon.is_leaving = True
         with trio.move_on_after(patience_s):
             while self.parts.archiver.active or self.parts.restorer.active():  # noqa: ASYNC110  # seldom, brief
@@ -281,6 +286,7 @@ class Serving:
     def _hand_over(self) -> NoReturn:
         """End as after a kill, which the next worker knows how to go on from: nothing is left to wait for."""
         tap.finish_replies()
+        self.parts.journal.finish()
         channel.send(self._line, {"leaving": "handed over"})
         logging.shutdown()
         os._exit(0)
@@ -311,7 +317,7 @@ class Serving:
                 return
         if self.parts.settings.passthrough == "required":
             raise MountError(f"hot files cannot be passed through to the kernel: {reason}")
-        log.warning("plain FUSE, because %s: hot files are slower than they could be", reason)
+        log.warning("plain FUSE, because %s: hot files are slower than they could be", reason, extra=happened("unfit"))
         self._warnings = (f"plain FUSE, because {reason}",)
 
     async def _watch_bucket(self) -> None:
@@ -325,7 +331,7 @@ class Serving:
                     return
             except TierfsError as error:
                 self._store_warnings = (str(error),)
-                log.warning("not all cold files can be read or seen now: %s", error)
+                log.warning("not all cold files can be read or seen now: %s", error, extra=happened("failure"))
             await trio.sleep(min(_PROBE_PAUSE_S, self.parts.settings.policy_interval.seconds))
 
     async def _test_store(self) -> bool:
@@ -336,7 +342,7 @@ class Serving:
             self._store_warnings = ()  # `status` says why
             return False
         for warning in self._store_warnings:
-            log.warning("%s: %s", self.request["source"], warning)
+            log.warning("%s: %s", self.request["source"], warning, extra=happened("unfit"))
         return True
 
     def _register(self) -> Path:

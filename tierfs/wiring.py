@@ -1,5 +1,6 @@
 """The parts of a mount, wired: what the worker runs."""
 
+import logging
 import os
 import time
 import uuid
@@ -20,6 +21,7 @@ from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
+from tierfs.engine.journal import Collector, Journal
 from tierfs.engine.numbers import ROOT
 from tierfs.engine.restore import Restorer
 from tierfs.engine.room import Room
@@ -57,6 +59,8 @@ class Parts:
         facts = self.session.facts
         self.lease_session = facts.lease_session if facts else uuid.uuid4().hex
         self.tier = Tier(self.hot, self.catalog, settings, self.address.prefix, time.time_ns)
+        self.journal = Journal(self.tier.events)
+        logging.getLogger("tierfs").addHandler(Collector(self.tier.events))
 
     def _cold_configuration(self, owner: Owner | None = None) -> Configuration:
         """What the cold side needs to know of the mount. `owner` is who may write, nobody by default."""

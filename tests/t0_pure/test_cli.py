@@ -26,7 +26,17 @@ from tierfs.cli.sources import Gathered, gather, read_environment, read_file, sa
 from tierfs.core import errors
 from tierfs.core.config import MountRequest, Settings
 from tierfs.core.errors import ConfigError, MountError, TierfsError
-from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
+from tierfs.core.reports import (
+    CheckOrder,
+    Entry,
+    EventReport,
+    Finding,
+    JobReport,
+    Outcome,
+    PlannedAction,
+    Total,
+    Verb,
+)
 from tierfs.core.residency import Residency, Tier
 from tierfs.engine.measures import Measures
 
@@ -114,6 +124,26 @@ class Ledger:
 
     async def plan(self) -> Sequence[PlannedAction]:
         return self.planned
+
+    async def events(self, after: int, follow: bool) -> AsyncIterator[EventReport]:
+        at_ns = time.time_ns()
+        yield EventReport(7, at_ns - 3600 * 10**9, "residency", b"old", "mirrored", "cold", "why", 1536, 250_000_000)
+        yield EventReport(8, at_ns, "breaker", before="closed", after="open", reason="reads: it\nfails")
+
+    async def start_job(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> JobReport:
+        return JobReport("0123abcd", verb, "running", 5)
+
+    async def jobs(self) -> Sequence[JobReport]:
+        return [await self.job("0123abcd")]
+
+    async def job(self, job_id: str) -> JobReport:
+        return JobReport(job_id, "archive", "failed", time.time_ns(), 6, 4, 30, 1, 1536, 2, "2 failed")
+
+    async def job_failures(self, job_id: str) -> Sequence[Outcome]:
+        return [Outcome(b"busy", "failed", "it is open")]
+
+    async def cancel_job(self, job_id: str) -> JobReport:
+        return replace(await self.job(job_id), state="running", reason="it is being cancelled")
 
     async def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
         self.order = order
@@ -250,6 +280,47 @@ def test_status_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFi
     assert "queue   1 archiving, 4 deletions; errors 2 reads" in text
     assert "error: a/b: the bucket cannot be reached" in text
     assert "3 planned" in text
+
+
+def test_events_as_lines_and_as_json(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("events") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first[19:].strip() == "mirrored > cold         /srv/data/old  (1.5K, 250ms)  why"
+    assert second[19:].strip() == "breaker open            reads: it?fails"
+    assert run("events", "/srv/data", "--since", "10m", "--json") == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["number"], line["kind"], line["path"]) == (8, "breaker", "")
+    assert (line["from"], line["to"], line["reason"]) == ("closed", "open", "reads: it\nfails")
+    assert run("events", "--since", "soon") == Exit.SETTINGS
+    assert "--since: 'soon' is not an age" in capsys.readouterr().err
+
+
+def test_events_of_one_mount_alone(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    registry.register(registry.Mount("/srv/more", "s3://b", "/srv/more", "/s", os.getpid(), os.getpid(), "1"))
+    assert run("events") == Exit.NOT_RUNNING
+    assert "name one of the mounts of this host: /srv/data, /srv/more" in capsys.readouterr().err
+
+
+def test_jobs_are_begun_shown_and_cancelled(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("archive", "--background", "/srv/data/a") == 0
+    assert capsys.readouterr().out == "0123abcd\n"
+    assert run("jobs") == 0
+    head, line, reason = capsys.readouterr().out.splitlines()
+    assert head.split() == ["JOB", "VERB", "STATE", "FILES", "SIZE", "FAILED", "BEGAN"]
+    assert line.split()[:8] == ["0123abcd", "archive", "failed", "3", "of", "4", "1.5K", "2"]
+    assert reason == "  2 failed"
+    assert run("jobs", "--json") == 0
+    (job,) = json.loads(capsys.readouterr().out)
+    assert (job["mountpoint"], job["id"], job["state"], job["failed"]) == ("/srv/data", "0123abcd", "failed", 2)
+    assert run("jobs", "0123abcd") == Exit.SOME_FAILED
+    assert capsys.readouterr().out.splitlines()[3:] == ["  /srv/data/busy: it is open", "  and 1 more"]
+    assert run("jobs", "0123abcd", "--json") == Exit.SOME_FAILED
+    assert json.loads(capsys.readouterr().out)["failures"] == [{"path": "/srv/data/busy", "reason": "it is open"}]
+    assert run("jobs", "--cancel", "0123abcd") == 0
+    assert "it is being cancelled" in capsys.readouterr().out
+    assert run("jobs", "none") == Exit.NOT_RUNNING
+    assert "no mount of this host has a job 'none'" in capsys.readouterr().err
+    assert run("restore", "-r", "--all", "--background", "/srv/data") == Exit.USAGE
 
 
 def test_status_without_mounts(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:

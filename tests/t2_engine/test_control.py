@@ -18,8 +18,18 @@ from tests.conftest import require
 from tierfs.admin import registry, wire
 from tierfs.admin.client import Client
 from tierfs.admin.control import listen, serve
-from tierfs.core.errors import ControlError, MountError, NotEligible, StoreUnavailable
-from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
+from tierfs.core.errors import ControlError, MountError, NoSuchJob, NotEligible, StoreUnavailable
+from tierfs.core.reports import (
+    CheckOrder,
+    Entry,
+    EventReport,
+    Finding,
+    JobReport,
+    Outcome,
+    PlannedAction,
+    Total,
+    Verb,
+)
 from tierfs.core.residency import Residency, Tier
 from tierfs.engine.measures import Measures
 
@@ -77,6 +87,33 @@ class Ledger:
 
     async def plan(self) -> Sequence[PlannedAction]:
         return [PlannedAction(b"a", "release", 7, "older than cold_after")]
+
+    async def events(self, after: int, follow: bool) -> AsyncIterator[EventReport]:
+        try:
+            for number in range(after + 1, 4):
+                yield EventReport(number, 10**18, "residency", b"d/\xff", "hot", "archiving", "why", 5, 7)
+            if follow:
+                await trio.sleep_forever()
+        finally:
+            self.endings.append("closed")
+            self.held.set()
+
+    async def start_job(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> JobReport:
+        return JobReport("0123abcd", verb, "running", 5, files=len(paths) + recursive)
+
+    async def jobs(self) -> Sequence[JobReport]:
+        return [await self.job("0123abcd"), await self.job("4567")]
+
+    async def job(self, job_id: str) -> JobReport:
+        if job_id == "gone":
+            raise NoSuchJob("there is no job 'gone'")
+        return JobReport(job_id, "archive", "failed", 5, 6, 3, 30, 1, 10, 2, "2 failed")
+
+    async def job_failures(self, job_id: str) -> Sequence[Outcome]:
+        return [Outcome(b"a", "failed", "open")]
+
+    async def cancel_job(self, job_id: str) -> JobReport:
+        return replace(await self.job(job_id), state="running", reason="it is being cancelled")
 
     async def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
         if order.is_deep:
@@ -227,6 +264,57 @@ async def test_a_request_that_makes_no_sense_is_refused_in_words(
     answer = await post(socket_path, name, body)
     assert answer.status_code == 400
     assert answer.json()["error"]["kind"] == "ControlError"
+
+
+async def test_events_are_told_from_where_a_client_left_off(client: Client) -> None:
+    found = await in_thread(client.events, 1)
+    assert [event.number for event in found] == [2, 3]
+    assert found[0] == EventReport(2, 10**18, "residency", b"d/\xff", "hot", "archiving", "why", 5, 7)
+
+
+async def test_a_client_follows_events_until_it_hangs_up(client: Client, ledger: Ledger) -> None:
+    stream = client.events(follow=True)
+
+    def read_three_and_leave() -> None:
+        assert [next(stream).number for _ in range(3)] == [1, 2, 3]
+        stream.close()
+
+    await trio.to_thread.run_sync(read_three_and_leave)
+    await ledger.held.wait()
+    assert ledger.endings == ["closed"]
+
+
+@pytest.mark.parametrize("query", ["after=x", "after=-1", "after=1" + 20 * "0", "after=\u0662", "follow=1"])
+async def test_a_query_that_makes_no_sense_is_refused(client: Client, socket_path: Path, query: str) -> None:
+    answer = await get(socket_path, f"{wire.API}/events?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["kind"] == "ControlError"
+
+
+async def test_jobs_are_begun_shown_and_cancelled(client: Client) -> None:
+    def use() -> None:
+        assert client.start_job("release", [b"a", b"\xff"], True).files == 3
+        assert [job.id for job in client.jobs()] == ["0123abcd", "4567"]
+        job, failures = client.job("4567")
+        assert (job.state, job.failed, job.reason) == ("failed", 2, "2 failed")
+        assert failures == [Outcome(b"a", "failed", "open")]
+        assert client.cancel_job("4567").reason == "it is being cancelled"
+        for ask in (client.job, client.cancel_job):
+            with pytest.raises(NoSuchJob, match="no job 'gone'"):
+                ask("gone")
+
+    await trio.to_thread.run_sync(use)
+
+
+async def test_a_job_that_is_not_there_is_404(client: Client, socket_path: Path) -> None:
+    assert (await get(socket_path, f"{wire.API}/jobs/gone")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"paths": ["a"]}', b'{"verb": "evict", "paths": ["a"]}', b'{"verb": "archive", "paths": ["../a"]}']
+)
+async def test_a_job_that_makes_no_sense_is_refused(client: Client, socket_path: Path, body: bytes) -> None:
+    assert (await post(socket_path, "jobs", body)).status_code == 400
 
 
 async def test_a_client_that_hangs_up_cancels_its_move(client: Client, ledger: Ledger) -> None:

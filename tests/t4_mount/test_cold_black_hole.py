@@ -107,7 +107,8 @@ def test_stalled_readers_get_an_error_at_the_deadline(server: S3Server, mode: st
         readers = stall(stage)
         assert readers.join() == [errno.EIO] * READERS
         assert stage.read_errors() == READERS
-        assert stage.log().count("the store did not answer within 5 s") >= READERS
+        said = stage.log().count("the store did not answer within 5 s")
+        assert said >= min(READERS, 100)  # lines that are alike are counted after the first hundred of ten seconds
         use_hot_files(stage.mount, 0)
         stage.proxy.heal()
         path = stage.mount.path / "cold"

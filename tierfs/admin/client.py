@@ -6,13 +6,25 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 
 from tierfs.admin import wire
 from tierfs.admin.registry import Mount, short_path, socket_of
 from tierfs.core.errors import ControlError, TierfsError
-from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
+from tierfs.core.reports import (
+    CheckOrder,
+    Entry,
+    EventReport,
+    Finding,
+    JobReport,
+    Outcome,
+    PlannedAction,
+    Report,
+    Total,
+    Verb,
+)
 
 _CONNECT_SECONDS = 5.0
 #: Status looks at all hot files, a million of them within a minute or two; a worker that needs longer is not well.
@@ -83,6 +95,31 @@ class Client:
         """Where catalog, hot directory, bucket and cache disagree; deep: also a total, and an outcome per object."""
         body = wire.dump(wire.order_to_json(order))
         return cast("Generator[Finding | Total | Outcome, None, None]", self._reports("POST", "check", body))
+
+    def events(self, after: int = 0, follow: bool = False) -> Generator[EventReport, None, None]:
+        """The events after this number, 0 for all that are kept; with `follow` also those to come, until closed."""
+        name = f"events?after={after}&follow={'true' if follow else 'false'}"
+        return cast("Generator[EventReport, None, None]", self._reports("GET", name, None))
+
+    def start_job(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> JobReport:
+        """Begin to archive, release or restore files in the worker, and do not wait for it."""
+        named = [os.fsdecode(path) for path in paths]
+        (job,) = self._reports("POST", "jobs", wire.dump({"verb": verb, "paths": named, "recursive": recursive}))
+        return cast("JobReport", job)
+
+    def jobs(self) -> list[JobReport]:
+        """The jobs that run, and the last hundred that ended; the newest last."""
+        return cast("list[JobReport]", list(self._reports("GET", "jobs", None)))
+
+    def job(self, job_id: str) -> tuple[JobReport, list[Outcome]]:
+        """One job, and what failed of it. NoSuchJob."""
+        job, *failures = self._reports("GET", f"jobs/{quote(job_id, safe='')}", None)
+        return cast("JobReport", job), cast("list[Outcome]", failures)
+
+    def cancel_job(self, job_id: str) -> JobReport:
+        """End a job soon; what it had done stands. NoSuchJob."""
+        (job,) = self._reports("DELETE", f"jobs/{quote(job_id, safe='')}", None)
+        return cast("JobReport", job)
 
     def _post(self, name: str, paths: Sequence[bytes] | None, **rest: bool) -> Generator[Report, None, None]:
         body = {"paths": None if paths is None else [os.fsdecode(path) for path in paths], **rest}

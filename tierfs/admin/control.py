@@ -8,6 +8,11 @@
     POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
     GET  /api/v1/plan                                     planned actions
     POST /api/v1/check               {deep, repair, bytes_per_second}   findings; deep: a total, an outcome per object
+    GET  /api/v1/events?after=NUMBER&follow=true          events; follow: also those to come, until the client hangs up
+    GET  /api/v1/jobs                                     jobs
+    POST /api/v1/jobs                {verb, paths, recursive}   the job that was begun
+    GET  /api/v1/jobs/ID                                  the job, and an outcome for each file that failed
+    DELETE /api/v1/jobs/ID                                the job, which is cancelled
     GET  /metrics                                         the text format of Prometheus (see metrics)
 
 All others answer with JSON lines (see wire). An error before the first line is {"error": {kind, message}} with a
@@ -41,62 +46,15 @@ from starlette.types import Receive, Scope, Send
 
 from tierfs.admin import metrics, wire
 from tierfs.admin.registry import short_path
+from tierfs.admin.service import Service
 from tierfs.core.errors import ControlError, TierfsError
-from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total, Verb
-from tierfs.engine.measures import Measures
+from tierfs.core.reports import Report, Verb
 
 _LOG = logging.getLogger(__name__)
 
 #: A request is a list of paths: 100,000 of 160 bytes.
 _LARGEST_REQUEST_BYTES = 16 << 20
 _BACKLOG = 64
-
-
-class Service(Protocol):
-    """What the control API offers of a running mount. Paths are bytes relative to the mountpoint; b"" is the root.
-
-    Methods raise TierfsError or OSError when the whole request fails; what fails for one file is its outcome.
-    """
-
-    async def status(self) -> Mapping[str, object]:
-        """The mount in figures: see docs of `tierfs status --json`."""
-        ...
-
-    async def measure(self) -> Measures:
-        """What is counted, quickly: this is asked often."""
-        ...
-
-    def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
-        """A file itself, the entries of a directory; a failed outcome for a path that is not there."""
-        ...
-
-    def move(self, verb: Verb, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Total | Outcome]:
-        """Archive, release or restore files: a total first, then an outcome for each as it is reached."""
-        ...
-
-    def leave(self) -> AsyncIterator[Total | Outcome]:
-        """Pin everything, then restore everything. NotEligible where there is no room for it."""
-        ...
-
-    def pin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
-        """Never release these files, or the files below these directories."""
-        ...
-
-    def unpin(self, paths: Sequence[bytes]) -> AsyncIterator[Outcome]:
-        """Take pins away."""
-        ...
-
-    async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
-        """Drop the chunks of these files from the cache, or all of them."""
-        ...
-
-    async def plan(self) -> Sequence[PlannedAction]:
-        """What the policy would do now; changes nothing."""
-        ...
-
-    def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
-        """Where catalog, hot directory, bucket and cache disagree; deep: also a total, and an outcome per object."""
-        ...
 
 
 class Starting(Protocol):
@@ -186,6 +144,10 @@ def application(service: Service) -> Starlette:
         Route(f"{wire.API}/status", _answering(_status, service), methods=["GET"]),
         Route(f"{wire.API}/plan", _answering(_plan, service), methods=["GET"]),
         Route(wire.METRICS, _answering(_metrics, service), methods=["GET"]),
+        Route(f"{wire.API}/events", _answering(_events, service), methods=["GET"]),
+        Route(f"{wire.API}/jobs", _answering(_jobs, service), methods=["GET"]),
+        Route(f"{wire.API}/jobs/{{id}}", _answering(_job, service), methods=["GET"]),
+        Route(f"{wire.API}/jobs/{{id}}", _answering(_cancel_job, service), methods=["DELETE"]),
     ]
     posts: dict[str, _Handler] = {
         "list": _list,
@@ -197,6 +159,7 @@ def application(service: Service) -> Starlette:
         "unpin": _unpin,
         "evict": _evict,
         "check": _check,
+        "jobs": _start_job,
     }
     routes += [Route(f"{wire.API}/{name}", _answering(do, service), methods=["POST"]) for name, do in posts.items()]
     return Starlette(routes=routes)
@@ -251,6 +214,30 @@ async def _plan(service: Service, _request: Request) -> Response:
 async def _check(service: Service, request: Request) -> Response:
     body = await _body_of(request)
     return _Lines(service.check(wire.checked_order(body)))
+
+
+async def _events(service: Service, request: Request) -> Response:
+    query = request.query_params
+    return _Lines(service.events(wire.checked_number(query.get("after")), wire.checked_flag(query.get("follow"))))
+
+
+async def _start_job(service: Service, request: Request) -> Response:
+    body = await _body_of(request)
+    verb, (paths, recursive) = wire.checked_verb(body.get("verb")), _checked_order(body)
+    return _Lines([await service.start_job(verb, paths, recursive)])
+
+
+async def _jobs(service: Service, _request: Request) -> Response:
+    return _Lines(await service.jobs())
+
+
+async def _job(service: Service, request: Request) -> Response:
+    job_id = request.path_params["id"]
+    return _Lines([await service.job(job_id), *await service.job_failures(job_id)])
+
+
+async def _cancel_job(service: Service, request: Request) -> Response:
+    return _Lines([await service.cancel_job(request.path_params["id"])])
 
 
 def _answering(do: _Handler, service: Service) -> Callable[[Request], Awaitable[Response]]:
@@ -329,7 +316,10 @@ async def _cancel_on_hang_up(receive: Receive, scope: trio.CancelScope) -> None:
 
 
 async def _paths_of(request: Request) -> tuple[list[bytes], bool]:
-    body = await _body_of(request)
+    return _checked_order(await _body_of(request))
+
+
+def _checked_order(body: Mapping[str, object]) -> tuple[list[bytes], bool]:
     recursive = body.get("recursive", False)
     if not isinstance(recursive, bool):
         raise ControlError(f"recursive is true or false, not {recursive!r}")

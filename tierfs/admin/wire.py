@@ -1,6 +1,7 @@
 """The control API as it is spoken: JSON lines, each an object with one key that says what it holds.
 
     {"entry": {...}}  {"total": {...}}  {"outcome": {...}}  {"planned": {...}}  {"finding": {...}}  {"error": {...}}
+    {"event": {...}}  {"job": {...}}
 
 JSON is always ASCII, and paths are str with surrogateescape: names that are not UTF-8 survive. Paths are relative to
 the mountpoint, without empty, "." and ".." parts; the root itself is "". Times are nanoseconds since the epoch.
@@ -14,12 +15,25 @@ from typing import Any
 
 from tierfs.core import errors
 from tierfs.core.errors import ControlError, TierfsError
-from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Report, Total
+from tierfs.core.reports import (
+    CheckOrder,
+    Entry,
+    EventReport,
+    Finding,
+    JobReport,
+    Outcome,
+    PlannedAction,
+    Report,
+    Total,
+    Verb,
+)
 from tierfs.core.residency import Residency, Tier
 
 API = "/api/v1"
 METRICS = "/metrics"
 LINES = "application/x-ndjson"
+VERBS: tuple[Verb, ...] = ("archive", "release", "restore")
+_LONGEST_NUMBER = 18  # digits of what fits into 64 bits
 
 _TAGS: dict[type, str] = {
     Entry: "entry",
@@ -27,6 +41,8 @@ _TAGS: dict[type, str] = {
     Outcome: "outcome",
     PlannedAction: "planned",
     Finding: "finding",
+    EventReport: "event",
+    JobReport: "job",
 }
 _CLASSES: dict[str, Any] = {tag: kind for kind, tag in _TAGS.items()}
 _READERS: dict[str, Callable[[Any], Any]] = {"path": os.fsencode, "residency": Residency, "tier": Tier}
@@ -34,6 +50,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {"path": os.fsencode, "residency": R
 #: Which HTTP status tells a client what to do about an error; the first class that fits counts.
 _STATUSES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.ConfigError, 400),
+    (errors.NoSuchJob, 404),
     (errors.ControlError, 400),
     (errors.NotEligible, 409),
     (errors.DeadlineExceeded, 504),
@@ -104,6 +121,28 @@ def checked_path(value: object) -> bytes:
     if path and is_strange:
         raise ControlError(f"the path {value!r} is not one inside the mount: it is absolute, or has empty or dot parts")
     return path
+
+
+def checked_verb(value: object) -> Verb:
+    """What a job is to do. ControlError."""
+    for verb in VERBS:
+        if value == verb:
+            return verb
+    raise ControlError(f"verb is archive, release or restore, not {value!r}")
+
+
+def checked_number(value: str | None) -> int:
+    """A number in the query of a request, 0 where there is none. ControlError."""
+    if value is not None and not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_NUMBER):
+        raise ControlError(f"{value!r} is not a number")
+    return int(value or 0)
+
+
+def checked_flag(value: str | None) -> bool:
+    """Yes or no in the query of a request, no where there is none. ControlError."""
+    if value not in (None, "true", "false"):
+        raise ControlError(f"{value!r} is neither true nor false")
+    return value == "true"
 
 
 def order_to_json(order: CheckOrder) -> dict[str, object]:

@@ -23,6 +23,8 @@ _COMMANDS = {
     "upgrade": ("tierfs.cli.upgrading:upgrade", "Have a mount served by the tierfs that is installed now."),
     "status": ("tierfs.cli.observing:status", "Show a mount, or all of this host, in figures."),
     "metrics": ("tierfs.cli.observing:metrics", "Print what is counted, for Prometheus."),
+    "events": ("tierfs.cli.watching:events", "Show what happened to a mount, and follow what happens."),
+    "jobs": ("tierfs.cli.watching:jobs", "Show and cancel what was begun with --background."),
     "ls": ("tierfs.cli.observing:ls", "Show where the bytes of files are, and why."),
     "archive": ("tierfs.cli.moving:archive", "Copy files to the bucket and verify them; they stay hot."),
     "release": ("tierfs.cli.moving:release", "Archive files if need be, then drop their hot bytes."),

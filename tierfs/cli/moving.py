@@ -15,6 +15,9 @@ from tierfs.core.reports import Outcome, Verb
 
 _PATHS = click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 _RECURSIVE = click.option("-r", "--recursive", is_flag=True, help="Everything below directories.")
+_BACKGROUND = click.option(
+    "--background", is_flag=True, help="Begin a job in the mount, print its id, and do not wait: see `tierfs jobs`."
+)
 
 Reports = Generator[Report, None, None] | Generator[Outcome, None, None]
 
@@ -32,29 +35,36 @@ def _finish(tally: Tally) -> int:
     return Exit.SOME_FAILED if tally.failed else Exit.OK
 
 
-def _move(verb: Verb, done: str, paths: Sequence[str], recursive: bool) -> int:
+def _move(verb: Verb, done: str, paths: Sequence[str], recursive: bool, background: bool) -> int:
+    if background:
+        for mount, inside in group_by_mount(paths):
+            click.echo(Client.of(mount).start_job(verb, inside, recursive).id)
+        return Exit.OK
     return _run(paths, done, lambda client, inside: client.move(verb, inside, recursive))
 
 
 @click.command()
 @_PATHS
 @_RECURSIVE
-def archive(paths: tuple[str, ...], recursive: bool) -> int:
+@_BACKGROUND
+def archive(paths: tuple[str, ...], recursive: bool, background: bool) -> int:
     """Copy files to the bucket and verify the copy; the hot bytes stay ("warm").
 
     \b
     tierfs archive -r /srv/data/2024
+    tierfs archive -r --background /srv/data/2023
 
     A file that is open for writing, empty or hard-linked is left alone, and the reason is said. Patterns, ages and pins
     are for the policy: a file that is named here is archived in spite of them.
     """
-    return _move("archive", "archived", paths, recursive)
+    return _move("archive", "archived", paths, recursive, background)
 
 
 @click.command()
 @_PATHS
 @_RECURSIVE
-def release(paths: tuple[str, ...], recursive: bool) -> int:
+@_BACKGROUND
+def release(paths: tuple[str, ...], recursive: bool, background: bool) -> int:
     """Drop the hot bytes of files, after archiving those that are not yet in the bucket.
 
     \b
@@ -63,14 +73,15 @@ def release(paths: tuple[str, ...], recursive: bool) -> int:
     Hot bytes go only after the copy in the bucket was verified. The file stays in the tree; its bytes come back as they
     are read. The rest of its segment goes with it; what the setting keep_hot names, only when it is named here.
     """
-    return _move("release", "released", paths, recursive)
+    return _move("release", "released", paths, recursive, background)
 
 
 @click.command()
 @_PATHS
 @_RECURSIVE
+@_BACKGROUND
 @click.option("--all", "everything", is_flag=True, help="All of a MOUNTPOINT, to do without the mount afterwards.")
-def restore(paths: tuple[str, ...], recursive: bool, everything: bool) -> int:
+def restore(paths: tuple[str, ...], recursive: bool, background: bool, everything: bool) -> int:
     """Bring whole cold files back to the hot tier, each with the rest of its segment.
 
     \b
@@ -82,7 +93,9 @@ def restore(paths: tuple[str, ...], recursive: bool, everything: bool) -> int:
     its end it says how to take the mount away; `tierfs unpin MOUNTPOINT` is how to stay.
     """
     if not everything:
-        return _move("restore", "restored", paths, recursive)
+        return _move("restore", "restored", paths, recursive, background)
+    if background:
+        raise click.UsageError("--all is followed to its end, so it has no --background", click.get_current_context())
     if len(paths) != 1:
         raise click.UsageError("--all takes one MOUNTPOINT", click.get_current_context())
     return _leave(registry.find_mountpoint(paths[0]))

@@ -254,6 +254,9 @@ class Settings(BaseModel):
     shared_hot: bool = _setting(False, "Somebody else writes to the hot directory too: let kernel caches expire soon.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least severity that is logged.")
     log_format: Literal["plain", "json"] = _setting("plain", "How a line of the log is written.")
+    slow_operation: Age = _setting(
+        parse_age("1s"), "Log operations that waited for longer, and for what they waited; 0s: none."
+    )
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

@@ -4,6 +4,7 @@
     |- ConfigError                    EINVAL corrects the setting that it names
     |- MountError                     EIO    corrects the mountpoint, the device or the privileges that it names
     |- ControlError                   EIO    starts the mount, or corrects the request
+    |  `- NoSuchJob                   EIO    looks at `tierfs jobs`
     |- NotEligible                    EBUSY  waits, or takes away the reason that it names
     |- CatalogError                   EIO    runs `tierfs check`
     |  `- CatalogFull                 ENOSPC makes room on the disk of the state directory
@@ -47,6 +48,10 @@ class MountError(TierfsError):
 
 class ControlError(TierfsError):
     """The control API cannot be reached or refused the request (EIO)."""
+
+
+class NoSuchJob(ControlError):
+    """There is no job of this id, or it ended long ago (EIO)."""
 
 
 class NotEligible(TierfsError):

@@ -122,6 +122,17 @@ def believed(record: Record | None, identity: Identity) -> Residency:
     return record.residency if record.residency in (Residency.ARCHIVING, Residency.MIRRORED) else Residency.HOT
 
 
+def is_same_upload(started: Record, now: Record) -> bool:
+    """Whether `now` still waits for the upload that began with `started`: the same inode, under the same key.
+
+    The upload holds the inode open, so no other file can have got it.
+    """
+    if now.residency is not Residency.ARCHIVING or not (now.identity and started.identity):
+        return False
+    keys = {record.object.key if record.object else "" for record in (started, now)}
+    return now.identity.ino == started.identity.ino and len(keys) == 1
+
+
 def why_lost(record: Record) -> str:
     """Why the bytes of a LOST file cannot be had, as the part of a sentence."""
     if record.object is None or not record.object.etag:

@@ -121,4 +121,59 @@ class LeaseReport:
     reason: str = ""
 
 
-Report = Entry | Total | Outcome | PlannedAction | Finding
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """One thing that happened to a mount.
+
+    `kind` is residency (`before` and `after` are residencies), failure, deletion, move, pass, room, snapshot, breaker,
+    lease, storm, mount, take-over, cold-process, unfit, slow, job or gap (what was before is not kept any more).
+    `before` and `after` are empty where there is no state that changed. `path` is empty for what is about no file,
+    `bytes` is the size of the file where it has moved, `duration_ns` how long that took; 0 where nobody knows. Numbers
+    rise one by one, and those of the next worker are higher.
+    """
+
+    number: int
+    at_ns: int
+    kind: str
+    path: bytes = b""
+    before: str = ""
+    after: str = ""
+    reason: str = ""
+    bytes: int = 0
+    duration_ns: int = 0
+
+
+JobState = Literal["running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """Work on many files that goes on by itself, and how far it is.
+
+    `files` and `bytes` are what it is about, 0 until it has looked; `done` files and `done_bytes` are through, without
+    those that `failed`. `ended_ns` is 0 while it runs. failed: it ended, and not every file did as it was told, or none
+    (`reason`). cancelled: by an operator, or because its worker ended (`reason`); what it had done stands.
+    """
+
+    id: str
+    verb: Verb
+    state: JobState
+    begun_ns: int
+    ended_ns: int = 0
+    files: int = 0
+    bytes: int = 0
+    done: int = 0
+    done_bytes: int = 0
+    failed: int = 0
+    reason: str = ""
+
+
+Report = Entry | Total | Outcome | PlannedAction | Finding | EventReport | JobReport
+
+
+def happened(
+    kind: str, path: bytes = b"", *, before: str = "", after: str = "", size: int = 0, duration_ns: int = 0
+) -> dict[str, object]:
+    """What a line of the log is given as `extra` to be an event as well; its reason is the line itself."""
+    found = {"kind": kind, "path": path, "before": before, "after": after, "size": size, "duration_ns": duration_ns}
+    return {"event": found}

@@ -12,6 +12,7 @@ from tierfs.core.records import Fd, Ino, ObjectRef, Record
 from tierfs.core.residency import Residency
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
+from tierfs.engine.events import sentence
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import identity_of
@@ -49,8 +50,8 @@ class Archiver:
             self._moving.add(record.ino)
             try:
                 return self._tier.archived(record, await self._upload(record, key))
-            except BaseException:
-                self._tier.archive_aborted(record)
+            except BaseException as error:
+                self._tier.archive_aborted(record, sentence(error))
                 raise
             finally:
                 self.active.pop(path, None)
@@ -60,7 +61,7 @@ class Archiver:
         """Make HOT what is ARCHIVING and nobody archives: its end could not be written down. CatalogError."""
         for record in list(self._tier.catalog.records(Residency.ARCHIVING)):
             if record.ino not in self._moving:
-                self._tier.archive_aborted(record)
+                self._tier.archive_aborted(record, "its end could not be written down")
 
     async def release(self, path: bytes) -> Record:
         """Drop the hot bytes of a MIRRORED file after a last look at its object. NotEligible, OSError, StoreError."""

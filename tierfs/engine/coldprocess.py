@@ -18,6 +18,7 @@ import outcome
 import trio
 
 from tierfs.core.errors import MountError, StoreUnavailable
+from tierfs.core.reports import happened
 from tierfs.engine.calls import Call
 from tierfs.engine.frames import Unpacker, pack
 
@@ -87,7 +88,8 @@ class ColdProcess:
                 began = trio.current_time()
                 error = await self._serve_one(task_status)
                 task_status = trio.TASK_STATUS_IGNORED
-                _log.error("%s; it is started again", error)
+                extra = happened("cold-process", before="running", after="gone")
+                _log.error("%s; it is started again", error, extra=extra)
                 self.restarts += 1
                 pause_s = _FIRST_PAUSE_S if trio.current_time() - began > _LONGEST_PAUSE_S else pause_s * 2
                 await trio.sleep(min(pause_s, _LONGEST_PAUSE_S))
@@ -129,14 +131,17 @@ class ColdProcess:
                 match message:
                     case ("ready",):
                         self._line, self._was_ready = line, True
+                        if self.restarts:
+                            extra = happened("cold-process", before="gone", after="running")
+                            _log.info("the process that talks to the store is there again", extra=extra)
                         self.ready.set()
                         task_status.started()
                     case ("refused", Exception() as error):
                         if not self._was_ready:
                             raise error
                         _log.error("%s", error)  # a mount that serves goes on, and tries again
-                    case ("log", int(level), str(name), str(text)):
-                        logging.getLogger(name).log(level, "%s", text)
+                    case ("log", int(level), str(name), str(text), event):
+                        logging.getLogger(name).log(level, "%s", text, extra={"event": event})
                     case ("event", int(number), event):
                         self._waiting[number].call.happened(event)
                     case ("returned", int(number), value):

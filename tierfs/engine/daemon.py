@@ -21,8 +21,10 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import CatalogError, NotEligible, TierfsError
 from tierfs.core.pace import Pace
 from tierfs.core.policy import Action, Fill, HotFile, Verb, next_try_ns, plan
+from tierfs.core.reports import happened
 from tierfs.core.windows import parse_windows, why_held
 from tierfs.engine.archive import Archiver
+from tierfs.engine.events import because, sentence
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import HotTier, join
@@ -79,7 +81,7 @@ class Daemon:
                 try:
                     await self.begin_pass(nursery)
                 except (TierfsError, OSError) as error:
-                    log.warning("the policy pass failed: %s", error)
+                    log.warning("the policy pass failed: %s", sentence(error), extra=happened("failure"))
                 await self.after_pass()
                 self.passes.next_ns = self._tier.now() + self._settings.policy_interval
                 await trio.sleep(self._settings.policy_interval.seconds)
@@ -98,13 +100,26 @@ class Daemon:
             self._archiver.take_back()
         if not self._settings.auto_archive or self._settings.read_only or self.is_leaving:
             return
+        began_ns = time.monotonic_ns()
         actions = await self.plan()
         self.passes.planned = len(actions)
+        self._say_planned(actions, time.monotonic_ns() - began_ns)
         self._waiting = deque(_by_segment([action for action in actions if action.verb is Verb.ARCHIVE]))
         if self._waiting and not self._is_archiving:
             self._is_archiving = True
             nursery.start_soon(self._archive_waiting, nursery)
         await self.release([action for action in actions if action.verb is Verb.RELEASE])
+
+    def _say_planned(self, actions: list[Action], took_ns: int) -> None:
+        """A pass that found something to do is an event; most find nothing."""
+        if actions:
+            parts = [
+                f"{len(some)} to {verb.value} ({sum(one.size for one in some)} bytes)"
+                for verb in Verb
+                if (some := [one for one in actions if one.verb is verb])
+            ]
+            size = sum(one.size for one in actions)
+            self._tier.events.record("pass", reason=", ".join(parts), size=size, duration_ns=took_ns)
 
     async def release(self, actions: list[Action]) -> None:
         """Release files; what fails is tried again later, as in a pass."""
@@ -135,7 +150,7 @@ class Daemon:
             await self._sweeper.sweep()
         except TierfsError as error:
             self.passes.waiting = f"deletions and renames wait for the bucket: {error}"
-            log.warning("%s", self.passes.waiting)
+            log.warning("%s", self.passes.waiting, extra=happened("failure"))
         else:
             self.passes.waiting = ""
 
@@ -156,9 +171,7 @@ class Daemon:
         return files
 
     async def _archive(self, path: bytes) -> object:
-        record = await self._archiver.archive(path)
-        log.info("archived %s (%d bytes)", os.fsdecode(path), record.attributes.size)
-        return record
+        return await self._archiver.archive(path)
 
     async def _archive_waiting(self, nursery: trio.Nursery) -> None:
         """Begin one archive after the other, as concurrency, rate and window let them, until none waits."""
@@ -229,7 +242,8 @@ class Daemon:
     async def _carry_out_one(self, action: Action, work: Callable[[bytes], Awaitable[object]]) -> bool:
         """Move one file; whether it did."""
         try:
-            await work(action.path)
+            with because(action.reason):
+                await work(action.path)
         except NotEligible as reason:
             log.debug("%s left alone: %s", os.fsdecode(action.path), reason)
         except FileNotFoundError:
@@ -244,7 +258,9 @@ class Daemon:
         failures = self._tier.failures.get(action.path, (0, 0, ""))[0] + 1
         self._tier.failures[action.path] = (failures, next_try_ns(failures, self._tier.now()), str(error))
         self.passes.failed += 1
-        log.warning("cannot %s %s (try %d): %s", action.verb, os.fsdecode(action.path), failures, error)
+        name = os.fsdecode(action.path)
+        extra = happened("failure", action.path)
+        log.warning("cannot %s %s (try %d): %s", action.verb, name, failures, error, extra=extra)
 
 
 def local_minute(now_ns: int) -> int:

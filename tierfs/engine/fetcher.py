@@ -25,7 +25,7 @@ from tierfs.core.errors import (
 from tierfs.core.extents import Item, runs
 from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.flights import Flight, FlightKey, Ledger, Patience, Recent, pending_of, queued
+from tierfs.engine.flights import Flight, FlightKey, Ledger, Patience, Recent, pending_of, queued, waited_ns
 from tierfs.engine.guard import Guard
 from tierfs.engine.nearby import Nearby
 from tierfs.engine.reading import HydrateCounters, HydrateSettings
@@ -125,7 +125,7 @@ class Fetcher:
         try:
             return await self.wait_for(flights)
         finally:
-            self.counters.waited.observe(int((trio.current_time() - began_s) * 1e9))
+            self.counters.waited.observe(waited_ns(flights, began_s))
 
     async def wait_for(self, flights: list[Flight]) -> list[memoryview]:
         """The bytes of flights. DeadlineExceeded when they are not all here in time, StoreError.

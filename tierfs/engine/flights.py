@@ -14,6 +14,7 @@ from tierfs.core.extents import Item
 from tierfs.core.records import ObjectRef
 from tierfs.engine.arena import Slot
 from tierfs.engine.budget import Ticket
+from tierfs.engine.waits import note
 
 #: Names one chunk of one version of an object: key, ETag, version, chunk size, index.
 FlightKey = tuple[str, str, str | None, int, int]
@@ -130,6 +131,17 @@ class Patience:
 def pending_of(flights: list[Flight]) -> list[Flight]:
     """Those that have neither landed nor failed."""
     return [flight for flight in flights if not flight.is_done]
+
+
+def waited_ns(flights: list[Flight], began_s: float) -> int:
+    """How long a read has waited for flights, since then on trio's clock; noted, in case that it is slow."""
+    now_s = trio.current_time()
+    total_ns = int((now_s - began_s) * 1e9)
+    held_ns = min(total_ns, int(max(flight.held_s(now_s) for flight in flights) * 1e9))
+    trouble = next((flight.trouble for flight in flights if flight.trouble), None)
+    note("a budget of cold bytes", held_ns)
+    note(f"cold bytes ({trouble})" if trouble else "cold bytes", total_ns - held_ns)
+    return total_ns
 
 
 @contextmanager

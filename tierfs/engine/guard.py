@@ -8,6 +8,7 @@ import trio
 
 from tierfs.core.access import ANYBODY, Access, Opener
 from tierfs.core.errors import ReadDenied
+from tierfs.core.reports import happened
 from tierfs.core.storms import Census, ColdReader, Storm
 from tierfs.engine.budget import Budget, Ticket
 from tierfs.engine.flights import Flight, pending_of
@@ -168,9 +169,9 @@ class Guard:
 
     def _say(self, storm: Storm | None) -> None:
         if storm and storm.is_over:
-            _log.info("%s", storm)
+            _log.info("%s", storm, extra=happened("storm", before="storm", after="over"))
         elif storm:
-            _log.warning("%s", storm)
+            _log.warning("%s", storm, extra=happened("storm", after="storm"))
 
 
 def _now_ns() -> int:

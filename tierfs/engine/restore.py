@@ -18,11 +18,14 @@ import trio
 from tierfs.core.access import ANYBODY, Opener
 from tierfs.core.errors import CatalogError, IntegrityError, NotEligible, ObjectMissing, OverBudget, TierfsError
 from tierfs.core.records import Fd, Ino, ObjectRef, Record
+from tierfs.core.reports import happened
 from tierfs.core.residency import WITHOUT_HOT_BYTES, Residency
 from tierfs.core.steps import step
 from tierfs.engine.budget import Budget, Ticket
 from tierfs.engine.durable import sync_directory
+from tierfs.engine.events import because, sentence
 from tierfs.engine.tier import Tier
+from tierfs.engine.waits import note, waiting_for
 from tierfs.stores.hot import apply_attributes, split
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class _Restore:
         self.done = trio.Event()
         self.error: BaseException | None = None
         self.moved = 0
+        self.held_ns = 0  # how long it waited for a budget
         self.opener = opener
         self.ticket = Ticket(size)
 
@@ -107,7 +111,8 @@ class Restorer:
 
     async def _restore_along(self, path: bytes, opener: Opener) -> None:
         try:
-            await self.restore(path, opener)
+            with because("its segment is written to"):
+                await self.restore(path, opener)
         except (TierfsError, OSError) as error:
             log.info("%s stays cold, although its segment is written to: %s", os.fsdecode(path), error)
 
@@ -121,14 +126,17 @@ class Restorer:
             return
         restore = self._active.get(record.ino)
         if restore is None:
-            self._tier.restore_aborted(record.ino)  # one whose end could not be written down
-            record = self._tier.restore_started(path)
-            restore = self._active[record.ino] = _Restore(opener, record.attributes.size)
-            assert self._nursery is not None, "run() comes first"
-            self._nursery.start_soon(self._run_one, record, restore)
+            self._tier.restore_aborted(record.ino, "its end could not be written down")
+            with because(f"{opener.command or 'a process'} writes to it"):
+                record = self._tier.restore_started(path)
+                restore = self._active[record.ino] = _Restore(opener, record.attributes.size)
+                assert self._nursery is not None, "run() comes first"
+                self._nursery.start_soon(self._run_one, record, restore)
         if opener is ANYBODY:
             restore.ticket.let_through()
-        await restore.done.wait()
+        with waiting_for("all of its bytes"):
+            await restore.done.wait()
+        note("restore_limit", restore.held_ns)
         if restore.error:
             raise restore.error
 
@@ -154,12 +162,16 @@ class Restorer:
             now = self._tier.catalog.get_by_ino(record.ino)
             if now is None or now.residency in WITHOUT_HOT_BYTES:  # else something replaced the file: it is hot
                 restore.error = error
+            is_unasked = restore.opener is not ANYBODY  # else the operator's command says it
+            if restore.error and is_unasked and not isinstance(error, NotEligible):
+                name = os.fsdecode(record.path)
+                log.warning("cannot restore %s: %s", name, sentence(error), extra=happened("failure", record.path))
         except BaseException:
             restore.error = NotEligible("tierfs is stopping")
             raise
         finally:
             with suppress(CatalogError):  # the next restore takes it back, or the next mount
-                self._tier.restore_aborted(record.ino)
+                self._tier.restore_aborted(record.ino, sentence(restore.error) if restore.error else "")
             if restore.error and restore.ticket.is_paid and self.limit and not restore.moved:
                 self.limit.give_back(restore.ticket.size)
             del self._active[record.ino]
@@ -170,8 +182,10 @@ class Restorer:
         ticket, budget = restore.ticket, self.limit
         if budget is None or ticket.is_through:
             return
+        began_s = trio.current_time()
         with trio.move_on_after(self.patience_s):
             await budget.pay(ticket, restore.opener.group, name)
+        restore.held_ns = int((trio.current_time() - began_s) * 1e9)
         if not ticket.is_through:
             raise OverBudget(
                 f"{name}: a write needs its {ticket.size} bytes back, and of restore_limit ({budget.amount} bytes per "

@@ -12,6 +12,7 @@ import trio
 from tierfs.core.config import Settings
 from tierfs.core.policy import Fill, HotFile, plan_room
 from tierfs.core.quantities import parse_watermark
+from tierfs.core.reports import happened
 from tierfs.core.residency import Residency
 from tierfs.core.segments import segment_of
 from tierfs.engine.daemon import Daemon
@@ -64,7 +65,8 @@ class Room:
         before = self._fill().used
         await self._daemon.release(actions)
         freed = before - self._fill().used
-        log.info("%s: %d mirrored files were to go, %d bytes are free now", reason, len(actions), max(0, freed))
+        text = "%s: %d mirrored files were to go, %d bytes are free now"
+        log.info(text, reason, len(actions), max(0, freed), extra=happened("room", size=max(0, freed)))
         return freed > 0
 
     async def _mirrored(self) -> list[HotFile]:

@@ -16,18 +16,21 @@ from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.histogram import Histogram
 from tierfs.core.policy import matches, why_not_archived_with, why_not_released_with
 from tierfs.core.records import Record, why_lost
-from tierfs.core.reports import CheckOrder, Entry, Finding, Kind, Outcome, PlannedAction, Total, Verb
+from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.events import because, sentence
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures, Odometer
 from tierfs.engine.observed import Facts, Observations
+from tierfs.engine.oversight import Oversight
 from tierfs.engine.restore import Restorer
 from tierfs.engine.segments import Surroundings, to_move_along
+from tierfs.engine.stats import kind_of
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
 from tierfs.stores.hot import join
@@ -52,10 +55,11 @@ class Engine:
     changed: Callable[[bytes], None] = lambda _path: None
 
 
-class Operator:
+class Operator(Oversight):
     """Answers for one mount. `observe` asks the mount what it saw."""
 
     def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
+        super().__init__(self.move, engine.tier)
         self._engine = engine
         self._facts = facts
         self._observe = observe
@@ -194,7 +198,7 @@ class Operator:
             cached_bytes=cached,
             pinned=tier.pins.cover(path),
             reason=reason,
-            kind=_kind(st.st_mode),
+            kind=kind_of(st.st_mode),
         )
 
     async def _cached_bytes(self, record: Record) -> int:
@@ -304,11 +308,13 @@ class Operator:
 
     async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
         try:
-            moved = await work(path)
+            with because("an operator asks"):
+                moved = await work(path)
         except NotEligible as reason:
             return Outcome(path, "failed" if is_named else "unchanged", str(reason))
         except (TierfsError, OSError) as error:
-            return Outcome(path, "failed", str(error) if isinstance(error, TierfsError) else str(error.strerror))
+            self.say_failed(path, error)
+            return Outcome(path, "failed", sentence(error))
         return Outcome(path, "done", bytes=moved) if moved else Outcome(path, "unchanged")
 
     async def _archive(self, path: bytes) -> int:
@@ -392,8 +398,3 @@ class Operator:
     def check(self, order: CheckOrder) -> AsyncGenerator[Finding | Total | Outcome, None]:
         """Where catalog, hot directory, bucket and cache disagree. See Checker."""
         return Checker(self._engine.tier, self._engine.cold, True, self._engine.changed).run(order)
-
-
-def _kind(mode: int) -> Kind:
-    kinds: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
-    return kinds.get(stat.S_IFMT(mode), "other")

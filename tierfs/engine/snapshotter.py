@@ -11,6 +11,7 @@ import trio
 from tierfs import __version__
 from tierfs.core.errors import TierfsError
 from tierfs.core.records import Tombstone
+from tierfs.core.reports import happened
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.snapshot import Order, Taken
@@ -79,7 +80,8 @@ class Snapshotter:
                     tier.catalog.state_fact(SNAPSHOT, taken.key)
                 self._has_any = True
         if taken.is_new:
-            log.info("a snapshot of the tree is in the bucket: %s (%d entries)", taken.key, taken.entries)
+            text = "a snapshot of the tree is in the bucket: %s (%d entries)"
+            log.info(text, taken.key, taken.entries, extra=happened("snapshot"))
         return taken
 
     async def _try(self, rest: float) -> None:
@@ -89,7 +91,7 @@ class Snapshotter:
             self.failure = ""
         except (TierfsError, OSError) as error:
             if str(error) != self.failure:
-                log.warning("no snapshot of the tree could be taken: %s", error)
+                log.warning("no snapshot of the tree could be taken: %s", error, extra=happened("failure"))
             self.failure = str(error)
         now = trio.current_time()
         self._next = now + max(self._interval_s, (now - began) * _SHARE)

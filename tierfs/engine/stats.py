@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tierfs.core.records import Attributes
+from tierfs.core.reports import Kind
 
 
 class Stat(Protocol):
@@ -63,3 +64,9 @@ def without_privileges(mode: int) -> int:
     setgid without the group's execute bit stays: it does not give privileges.
     """
     return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
+def kind_of(mode: int) -> Kind:
+    """What a name is, for an operator."""
+    kinds: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+    return kinds.get(stat.S_IFMT(mode), "other")

@@ -17,7 +17,7 @@ from itertools import count, islice
 import trio
 
 from tierfs.core.errors import BucketMissing, ObjectMissing, StoreError, StoreUnavailable, TierfsError
-from tierfs.core.keys import RESERVED, key_of
+from tierfs.core.keys import RESERVED, Named, key_of, path_of
 from tierfs.core.policy import matches
 from tierfs.core.records import ObjectRef, Record, Tombstone
 from tierfs.core.residency import Residency
@@ -152,6 +152,7 @@ class Sweeper:
         for first in range(0, len(gone), _LOOKS_AT_ONCE):
             with step("delete.commit"):
                 self._catalog.exhume(*gone[first : first + _LOOKS_AT_ONCE])
+            self._say_deleted(*gone[first : first + _LOOKS_AT_ONCE])
             await trio.lowlevel.checkpoint()
         for key in gone:
             self._troubled.pop(key, None)
@@ -182,7 +183,16 @@ class Sweeper:
                 await self._cold.delete(key)
         with step("delete.commit"):
             self._catalog.exhume(key)
+        self._say_deleted(key)
         self._troubled.pop(key, None)
+
+    def _say_deleted(self, *keys: str) -> None:
+        for key in keys:
+            self._tier.events.record("deletion", self._path_of(key), reason="its object was deleted")
+
+    def _path_of(self, key: str) -> bytes:
+        named = path_of(self._tier.prefix, key)
+        return named.path if isinstance(named, Named) else b""
 
     def _is_below_object(self, key: str) -> bool:
         """Whether an object that is still needed has the name of a directory in this key.
@@ -297,6 +307,9 @@ class Sweeper:
         moved = replace(record, object=copied, misplaced=misplaced)
         with step("move.commit"):
             self._catalog.put_and_bury(moved, stored.key, self._tier.now())
+        if not _is_aside(copied):
+            reason = f"its object followed its name, from {stored.key}"
+            self._tier.events.record("move", record.path, reason=reason, size=record.attributes.size)
         self._troubled.pop(stored.key, None)
         return moved
 

@@ -17,9 +17,10 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import FileLost, NotEligible
 from tierfs.core.keys import is_storable, key_of
 from tierfs.core.policy import HotFile, why_kept, why_never
-from tierfs.core.records import Attributes, Fd, HotIno, Ino, ObjectRef, Record, believed
+from tierfs.core.records import Attributes, Fd, HotIno, Ino, ObjectRef, Record, believed, is_same_upload
 from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Event, Residency, next_residency
 from tierfs.core.steps import step
+from tierfs.engine.events import Events
 from tierfs.engine.numbers import Numbers
 from tierfs.engine.openfiles import OpenFiles
 from tierfs.engine.pins import Pins
@@ -40,6 +41,7 @@ class Tier:
         self.settings = settings
         self.prefix = prefix
         self.now = now
+        self.events = Events(now)
         self.open_files = OpenFiles()
         self.numbers = Numbers(catalog, os.fstat(hot.root), lambda ino: self.is_claimed(ino))
         self.is_claimed: Callable[[Ino], bool] = lambda _ino: False
@@ -109,6 +111,7 @@ class Tier:
                 self.catalog.put(record)
             else:
                 self.catalog.put_and_bury(record, stale.key, self.now())
+        self.events.turned(Residency.HOT, record, Event.ARCHIVE_STARTED)
         return record
 
     def _check_unclaimed(self, path: bytes, ino: Ino, key: str) -> None:
@@ -136,36 +139,25 @@ class Tier:
     def archived(self, started: Record, stored: ObjectRef) -> Record:
         """ARCHIVING to MIRRORED, if the bytes are still those that were read. NotEligible otherwise."""
         record = self.catalog.get_by_ino(started.ino)
-        if record is None or not self._is_same_upload(started, record):
+        if record is None or not is_same_upload(started, record):
             if self.catalog.get_by_key(stored.key) is None:
                 with step("archive.bury"):
                     self.catalog.bury(stored.key, self.now())
             raise NotEligible("removed, replaced or linked while it was being archived")
         st = self.hot.lstat_or_none(record.path)
         if st is None or identity_of(st) != record.identity or self.open_files.writers[HotIno(st.st_ino)]:
-            self._commit("archive.give_up", _changed(record, Event.WRITTEN, object=replace(stored, etag="")))
+            self._turn("archive.give_up", record, Event.WRITTEN, object=replace(stored, etag=""))
             raise NotEligible("changed while it was being archived")
         misplaced = stored.key != key_of(self.prefix, record.path)
-        attributes = self.hot.attributes(record.path, st)
-        mirrored = _changed(record, Event.ARCHIVED, object=stored, misplaced=misplaced, attributes=attributes)
+        now = self.hot.attributes(record.path, st)
         self.failures.pop(record.path, None)
-        return self._commit("archive.commit", mirrored)
+        return self._turn("archive.commit", record, Event.ARCHIVED, object=stored, misplaced=misplaced, attributes=now)
 
-    def _is_same_upload(self, started: Record, now: Record) -> bool:
-        """Whether `now` still waits for the upload that began with `started`: the same inode, under the same key.
-
-        The upload holds the inode open, so no other file can have got it.
-        """
-        if now.residency is not Residency.ARCHIVING or not (now.identity and started.identity):
-            return False
-        keys = {record.object.key if record.object else "" for record in (started, now)}
-        return now.identity.ino == started.identity.ino and len(keys) == 1
-
-    def archive_aborted(self, started: Record) -> None:
+    def archive_aborted(self, started: Record, reason: str = "") -> None:
         """ARCHIVING back to HOT. Without effect when something else already took the file out of ARCHIVING."""
         record = self.catalog.get_by_ino(started.ino)
-        if record and self._is_same_upload(started, record):
-            self._commit("archive.abort", _changed(record, Event.ABORTED))
+        if record and is_same_upload(started, record):
+            self._turn("archive.abort", record, Event.ABORTED, reason)
 
     # -- release -------------------------------------------------------------------------------------------------
 
@@ -201,6 +193,7 @@ class Tier:
             except OSError:
                 self._commit("release.undo", record)
                 raise
+        self.events.turned(record.residency, cold, Event.RELEASED)
         self.in_hand(None)
         self.numbers.freed(st)
         self.failures.pop(path, None)
@@ -217,7 +210,7 @@ class Tier:
             raise FileLost(f"{os.fsdecode(path)}: its object {record.object and record.object.key} is gone")
         if record.residency is Residency.RESTORING:
             raise NotEligible("being restored")
-        return self._commit("restore.start", _changed(record, Event.RESTORE_STARTED))
+        return self._turn("restore.start", record, Event.RESTORE_STARTED)
 
     def restored(self, ino: Ino, stored: ObjectRef, fd: Fd) -> Record:
         """RESTORING to MIRRORED: gives the complete, synced, nameless file `fd` its name. NotEligible."""
@@ -228,14 +221,13 @@ class Tier:
             self.hot.link_temporary(fd, record.path)
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
-        mirrored = _changed(record, Event.RESTORED, identity=identity_of(st), restored_ns=self.now())
-        return self._commit("restore.commit", mirrored)
+        return self._turn("restore.commit", record, Event.RESTORED, identity=identity_of(st), restored_ns=self.now())
 
-    def restore_aborted(self, ino: Ino) -> None:
+    def restore_aborted(self, ino: Ino, reason: str = "") -> None:
         """RESTORING back to COLD."""
         record = self.catalog.get_by_ino(ino)
         if record and record.residency is Residency.RESTORING:
-            self._commit("restore.abort", _changed(record, Event.ABORTED))
+            self._turn("restore.abort", record, Event.ABORTED, reason)
 
     def missing(self, stored: ObjectRef) -> None:
         """The bucket says that an object is gone: MIRRORED is HOT again, what is cold is LOST until it is found."""
@@ -243,15 +235,15 @@ class Tier:
         if record is None or record.object != stored:
             return
         if record.residency in (Residency.COLD, Residency.RESTORING):
-            self._commit("lost.commit", _changed(record, Event.MISSING))
+            self._turn("lost.commit", record, Event.MISSING)
         elif record.residency is Residency.MIRRORED:
-            self._commit("write.commit", _changed(record, Event.WRITTEN))
+            self._turn("write.commit", record, Event.WRITTEN, "its object is gone from the bucket, or another one")
 
     def found(self, path: bytes, stored: ObjectRef) -> None:
         """The object of a LOST file is there again."""
         record = self.catalog.get(path)
         if record and record.residency is Residency.LOST and record.object == stored:
-            self._commit("found.commit", _changed(record, Event.FOUND))
+            self._turn("found.commit", record, Event.FOUND)
 
     # -- writes and names ----------------------------------------------------------------------------------------
 
@@ -266,13 +258,13 @@ class Tier:
         record = self.catalog.get(path)
         if record and record.residency in (Residency.ARCHIVING, Residency.MIRRORED):
             self.write_expected(path)
-            self._commit("write.commit", _changed(record, Event.WRITTEN))
+            self._turn("write.commit", record, Event.WRITTEN)
 
     def noticed(self, record: Record | None) -> None:
         """Commit what a look at the file says anyway: a MIRRORED file has changed. A lost hot file is then not cold."""
         st = self.hot.lstat_or_none(record.path) if record and record.residency is Residency.MIRRORED else None
         if record and st and identity_of(st) != record.identity:
-            self._commit("write.commit", _changed(record, Event.WRITTEN))
+            self._turn("write.commit", record, Event.WRITTEN)
 
     def replaced(self, path: bytes, fd: Fd) -> Record:
         """From COLD, RESTORING or LOST to HOT with new content: gives the nameless file `fd` the name.
@@ -288,7 +280,7 @@ class Tier:
             self.hot.sync_directory(split(path)[0])
         st = os.fstat(fd)
         self.numbers.bind(st, record.ino)
-        return self._commit("overwrite.commit", _changed(record, Event.REPLACED, identity=identity_of(st)))
+        return self._turn("overwrite.commit", record, Event.REPLACED, identity=identity_of(st))
 
     def removed(self, path: bytes) -> None:
         """The name is about to go, or another file has taken it: forget the record, bury the object."""
@@ -363,9 +355,7 @@ class Tier:
             settled = replace(settled, residency=Residency.MIRRORED)
         else:
             settled = replace(settled, residency=Residency.HOT, identity=identity_of(st))
-        if settled != record:
-            self._commit("recover.commit", settled)
-        return settled.residency
+        return self._settle(record, settled)
 
     def _recover_without_hot_bytes(self, record: Record, settled: Record) -> Residency:
         if settled.residency is Residency.HOT:
@@ -377,9 +367,7 @@ class Tier:
             settled = replace(settled, residency=Residency.LOST, object=replace(settled.object, etag=""))
         elif settled.residency is Residency.MIRRORED:
             settled = replace(settled, residency=Residency.COLD, restored_ns=0)
-        if settled != record:
-            self._commit("recover.commit", settled)
-        return settled.residency
+        return self._settle(record, settled)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -389,6 +377,17 @@ class Tier:
 
     def _why_busy(self, path: bytes, st: os.stat_result) -> str:
         return "" if self.open_files.is_virtual(st.st_ino) else self.hot.why_busy(path)
+
+    def _settle(self, record: Record, settled: Record) -> Residency:
+        if settled != record:
+            self._commit("recover.commit", settled)
+            self.events.turned(record.residency, settled, Event.CRASHED)
+        return settled.residency
+
+    def _turn(self, name: str, record: Record, event: Event, reason: str = "", **found: object) -> Record:
+        changed = self._commit(name, _changed(record, event, **found))
+        self.events.turned(record.residency, changed, event, reason)
+        return changed
 
     def _commit(self, name: str, record: Record) -> Record:
         with step(name):

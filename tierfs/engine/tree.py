@@ -21,6 +21,7 @@ from tierfs.core.segments import successor_of
 from tierfs.core.steps import step
 from tierfs.engine.stats import ColdStat, Stat, cold_stat, without_privileges
 from tierfs.engine.tier import Tier
+from tierfs.engine.waits import waiting_for
 from tierfs.stores.catalog_rows import Rename
 from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE, split
 
@@ -151,7 +152,7 @@ class Tree:
         while intent := self._intend(source, target, flags, ends or self.ends(source, target)):
             ends = None
             try:
-                with step("rename.sync_catalog"):
+                with step("rename.sync_catalog"), waiting_for("the disk of the state directory"):
                     await trio.to_thread.run_sync(self.catalog.sync)
             except BaseException:
                 self._withdraw(intent)

@@ -16,6 +16,7 @@ from functools import cache
 
 from tierfs.core.access import Access, Opener, Rule, decide, parse_rule
 from tierfs.core.errors import ConfigError
+from tierfs.core.reports import happened
 from tierfs.mount.owners import Caller
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def rules_of(texts: Iterable[str], is_mounted: bool = False) -> tuple[Rule, ...]
         except ConfigError as error:
             if not is_mounted:
                 raise
-            log.warning("%s any more: %r fits nobody", error, text)
+            log.warning("%s any more: %r fits nobody", error, text, extra=happened("unfit"))
     return tuple(found)
 
 

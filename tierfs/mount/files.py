@@ -18,6 +18,7 @@ from tierfs.core.records import Fd, Handle, HotIno, Ino, ObjectRef, Record, why_
 from tierfs.core.residency import Residency
 from tierfs.engine.restore import Restorer, naming
 from tierfs.engine.tier import Tier
+from tierfs.engine.waits import waiting_for
 from tierfs.mount.access import Gate
 from tierfs.mount.handles import Handles, parts_of
 from tierfs.mount.nodes import Node, Nodes
@@ -31,6 +32,7 @@ from tierfs.stores.hot import apply_attributes, by_fd, split
 _KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 #: A file that was brought back may have been released again before its writer got there; not for ever.
 _TRIES = 5
+_DISK = "the disk of the hot tier"
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -191,7 +193,7 @@ class Files:
             else:
                 if count == size or offset + count >= os.fstat(fd).st_size:  # the kernel asks for whole pages
                     return [memoryview(buffer)[:count]]
-        with file.in_use():
+        with file.in_use(), waiting_for(_DISK):
             return [memoryview(await trio.to_thread.run_sync(os.pread, fd, size, offset))]
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
@@ -260,9 +262,10 @@ class Files:
         file = self.handles.get(handle)
         fd = self._hot_descriptor(file)
         if fd is None:
-            await trio.to_thread.run_sync(self._tier.catalog.sync)
+            with waiting_for("the disk of the state directory"):
+                await trio.to_thread.run_sync(self._tier.catalog.sync)
         else:
-            with file.in_use():
+            with file.in_use(), waiting_for(_DISK):
                 await trio.to_thread.run_sync(os.fdatasync if data_only else os.fsync, fd)
 
     async def _read_object(self, file: OpenFile, offset: int, size: int) -> Pieces:
@@ -276,7 +279,7 @@ class Files:
             return await reader.read(offset, size)
         except (ObjectMissing, ObjectChanged) as error:
             if file.fd is not None:  # it came back meanwhile
-                with file.in_use():
+                with file.in_use(), waiting_for(_DISK):
                     return [memoryview(await trio.to_thread.run_sync(os.pread, file.fd, size, offset))]
             if isinstance(error, ObjectMissing):
                 self._tier.missing(stored)

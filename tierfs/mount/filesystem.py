@@ -17,6 +17,7 @@ from tierfs.engine.durable import sync_directory
 from tierfs.engine.restore import Restorer
 from tierfs.engine.stats import without_privileges
 from tierfs.engine.tree import Found, Tree
+from tierfs.engine.waits import waiting_for
 from tierfs.mount import again
 from tierfs.mount.access import GONE
 from tierfs.mount.changes import Changes
@@ -285,9 +286,10 @@ class Filesystem:
     async def sync_directory(self, handle: Handle) -> None:
         """fsync(2) of a directory: its names are durable in both tiers."""
         ino = self.listings.directory(handle)
-        if not self.nodes.removed_one(ino):
-            await sync_directory(self._hot, self.nodes.path(ino))
-        await trio.to_thread.run_sync(self.tree.catalog.sync)
+        with waiting_for("the disk of the hot tier, or of the state directory"):
+            if not self.nodes.removed_one(ino):
+                await sync_directory(self._hot, self.nodes.path(ino))
+            await trio.to_thread.run_sync(self.tree.catalog.sync)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

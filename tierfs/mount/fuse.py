@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from tierfs.mount import tap  # first of all: it must be loaded before pyfuse3 brings libfuse in
@@ -19,11 +20,14 @@ from tierfs.mount import again
 from tierfs.mount.changes import Changes
 from tierfs.mount.filesystem import Filesystem
 from tierfs.mount.requests import Requests
+from tierfs.mount.slow import HeldUp
+from tierfs.stores.hot import join
 
 log = logging.getLogger(__name__)
 
 #: So many tasks pyfuse3 may start by itself: it counts those down that end, and mount.requests starts them instead.
 _NO_TASKS = -(1 << 31)
+_BY_HANDLE = frozenset({"read", "write", "fsync"})  # operations that name an open file
 _KERNEL_CACHE_S = 3600.0  # single-writer contract: names and attributes change through the mount alone
 _SHARED_CACHE_S = 1.0
 
@@ -51,6 +55,9 @@ def _answering(operation: _F) -> _F:
         except Exception:
             log.exception("a defect of tierfs met %s", operation.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from None
+        finally:
+            if self.waiting and (began_ns := self.held_up.began()):
+                self.held_up.say(operation.__name__, self.path_of(operation.__name__, args), began_ns)
 
     return cast("_F", answer)
 
@@ -62,13 +69,15 @@ class Adapter(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, filesystem: Filesystem, shared_hot: bool, on_init: Callable[[], None]) -> None:
+    def __init__(self, filesystem: Filesystem, shared_hot: bool, on_init: Callable[[], None], slow_ns: int = 0) -> None:
         super().__init__()
         self._fs = filesystem
         self.cache_s = _SHARED_CACHE_S if shared_hot else _KERNEL_CACHE_S
         self._on_init = on_init
         self._missing = EntryAttributes()  # number 0: the kernel keeps in mind that the name is not there
         self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self.cache_s
+        self.held_up = HeldUp(slow_ns)
+        self.waiting = self.held_up.since_ns
         self.errors = 0
         self.repeats = 0  # requests that came again after a worker died
 
@@ -79,6 +88,18 @@ class Adapter(pyfuse3.Operations):
         """Count and log what an application is told with an errno alone."""
         self.errors += 1
         log.warning("%s: %s", operation, error)
+
+    def path_of(self, operation: str, args: Sequence[Any]) -> bytes:
+        """What an operation that waited was about; nothing when that has no name any more."""
+        with suppress(OSError, TierfsError):
+            ino = args[0]
+            if operation in _BY_HANDLE:
+                ino = self._fs.files.handles.get(ino).ino
+            elif operation == "fsyncdir":
+                ino = self._fs.listings.directory(ino)
+            path = self._fs.nodes.path(ino)
+            return join(path, args[1]) if operation == "rename" else path
+        return b""
 
     def _entry(self, found: Found) -> EntryAttributes:
         st, entry = found.st, EntryAttributes()
@@ -237,9 +258,9 @@ def start(adapter: Adapter, fuse_fd: int, wishes: tap.Wishes) -> None:
         raise MountError("the native module is not between pyfuse3 and libfuse: reinstall tierfs")
 
 
-async def serve(fuse_fd: int, on_end: Callable[[], None]) -> None:
+async def serve(adapter: Adapter, fuse_fd: int, on_end: Callable[[], None]) -> None:
     """Answer requests until the mount goes away; `on_end` hears of it before all of them are answered."""
-    requests = Requests(fuse_fd, _answer_requests, on_end)
+    requests = Requests(fuse_fd, _answer_requests, on_end, adapter.held_up)
     pyfuse3._wait_fuse_readable = requests.wait  # type: ignore[attr-defined]
     await requests.serve(functools.partial(pyfuse3.main, max_tasks=_NO_TASKS))
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from tierfs.mount import tap
+from tierfs.mount.slow import HeldUp
 
 #: How long to look for the next request before going through epoll: the time that a system call's caller needs.
 _PATIENCE_US = 30
@@ -27,12 +28,16 @@ class Requests:
     """Hands out the right to read from /dev/fuse, and makes tasks for it: as many as there are requests held up.
 
     INVARIANT: at most one task waits for the descriptor; while tasks are held up, another one waits or is on its way.
+    INVARIANT: `_caller` is the task that took the last request, unless it is noticed already or through with it.
     """
 
-    def __init__(self, fd: int, answer: Callable[[], Awaitable[None]], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, fd: int, answer: Callable[[], Awaitable[None]], on_end: Callable[[], None], held_up: HeldUp
+    ) -> None:
         """`answer` answers requests one after the other, until wait() says that there are no more.
 
-        `on_end` is called when the session is over: what is still waited for, nobody waits for.
+        `on_end` is called when the session is over: what is still waited for, nobody waits for. `held_up` is told
+        whose request waits.
         """
         self._fd = fd
         self._answer = answer
@@ -40,6 +45,9 @@ class Requests:
         self._streak = 0
         self._has_reader = False
         self._is_relief_called = False
+        self._caller: trio.lowlevel.Task | None = None  # who called for it
+        self._held_up = held_up
+        self._waiting = held_up.since_ns
         self._idle: list[trio.lowlevel.Task] = []  # a stack: few tasks, and few buffers, do most of the work
         self._relievers: set[trio.lowlevel.Task] = set()
         self._nursery: trio.Nursery | None = None
@@ -52,6 +60,8 @@ class Requests:
 
     async def wait(self) -> bool:
         """Return when there is a request to read; False when the task is not needed any more."""
+        if self._waiting:
+            self._came_back()
         while True:
             may_go_on = self._streak < _LONGEST_STREAK and not self._has_reader
             if may_go_on and tap.is_readable(self._fd, _PATIENCE_US):
@@ -67,6 +77,7 @@ class Requests:
                     return False
                 finally:
                     self._has_reader = False
+                self._caller = trio.lowlevel.current_task()  # whoever called before did not need it
                 self._call_relief()
                 return True
             if len(self._idle) >= _MOST_IDLE and (task := trio.lowlevel.current_task()) in self._relievers:
@@ -78,13 +89,28 @@ class Requests:
         if self._is_relief_called:
             return
         self._is_relief_called = True
+        self._caller = trio.lowlevel.current_task()
         if self._idle:
             trio.lowlevel.reschedule(self._idle.pop())
         elif self._nursery:
             self._nursery.start_soon(self._relieve)
 
-    async def _relieve(self) -> None:
+    def _relief_came(self) -> None:
+        """Somebody else goes on: where nobody reads, whoever called has a request that it waits with."""
         self._is_relief_called = False
+        if not self._has_reader:
+            self._held_up.notice(self._caller)
+
+    def _came_back(self) -> None:
+        """This task may have waited with its request, and goes on before the relief came that another one called."""
+        task = trio.lowlevel.current_task()
+        self._held_up.forget(task)
+        if self._is_relief_called and not self._has_reader and self._caller is not task:
+            self._held_up.notice(self._caller)
+            self._caller = task
+
+    async def _relieve(self) -> None:
+        self._relief_came()
         task = trio.lowlevel.current_task()
         self._relievers.add(task)
         try:
@@ -103,4 +129,5 @@ class Requests:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-        self._is_relief_called = False
+        self._held_up.forget(task)
+        self._relief_came()

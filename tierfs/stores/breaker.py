@@ -16,7 +16,7 @@ from enum import Enum, StrEnum, auto
 from typing import TypeVar
 
 from tierfs.core.errors import NoLease, StoreError, StoreSpared, StoreUnavailable
-from tierfs.core.reports import StoreHealth
+from tierfs.core.reports import StoreHealth, happened
 from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, StoreCounters
 
 _log = logging.getLogger(__name__)
@@ -205,12 +205,14 @@ class Breaker:
             opens = before.state is State.CLOSED and after.state is State.OPEN
             self._opened += opens
         if opens:
-            _log.warning(
-                "%s: the store failed %d times in a row and is spared: %s", self._name, after.failures, trouble
-            )
+            extra = happened("breaker", before="closed", after="open")
+            text = "%s: the store failed %d times in a row and is spared: %s"
+            _log.warning(text, self._name, after.failures, trouble, extra=extra)
         elif before.state is not State.CLOSED and after.state is State.CLOSED:
             spared_s, failures = (now_ns - before.since_ns) / 1e9, before.failures
-            _log.warning("%s: the store answers again, after %.1f s and %d failures", self._name, spared_s, failures)
+            extra = happened("breaker", before="open", after="closed", duration_ns=now_ns - before.since_ns)
+            text = "%s: the store answers again, after %.1f s and %d failures"
+            _log.warning(text, self._name, spared_s, failures, extra=extra)
         return None if after.state is State.CLOSED else max(0, after.try_at_ns - now_ns)
 
 

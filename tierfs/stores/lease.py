@@ -18,7 +18,7 @@ from typing import Protocol
 
 from tierfs.core.errors import NoLease, ObjectChanged, StoreError
 from tierfs.core.lease import Claim, Found, Lease, Owner, Refusal, Take, explain, plan_claim, renewed
-from tierfs.core.reports import LeaseReport
+from tierfs.core.reports import LeaseReport, happened
 from tierfs.core.steps import step
 
 _log = logging.getLogger(__name__)
@@ -215,7 +215,8 @@ class LeaseKeeper:
         after = self.report()
         if after.state != before.state and (after.state != "refused" or self._thread):
             level = logging.INFO if after.state == "held" else logging.WARNING
-            _log.log(level, "the lease of %s is %s %s", self._place.name, after.state, after.reason)
+            extra = happened("lease", before=before.state, after=after.state)
+            _log.log(level, "the lease of %s is %s %s", self._place.name, after.state, after.reason, extra=extra)
 
     def _claim(self, is_forced: bool) -> None:
         """Take the lease if it may be taken. StoreError."""
