@@ -14,6 +14,7 @@ import trio
 
 from tierfs import __version__
 from tierfs.admin import control, registry
+from tierfs.admin.pages import LastErrors, pages_of
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
 from tierfs.core.records import Fd
 from tierfs.engine.observed import Facts, Observations, Succession
@@ -177,6 +178,8 @@ class Serving:
         parts = self.parts
         parts.snapshotter.begin()
         operator = self._operator(adapter)
+        errors = LastErrors(adapter.last_errors, parts.tier.failures)
+        parts.filesystem.control.offer(pages_of(operator, self.request, parts.settings, errors))
         nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
         nursery.start_soon(parts.hydrator.guard.run)

@@ -1,0 +1,45 @@
+"""Settings as TOML, as a settings file has them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from tierfs.core.config import HEADINGS, Settings
+
+#: Name and password in a URL.
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+
+
+def toml_of(value: Any) -> str:
+    """A setting's value as TOML; unset is written as an empty string, which is read as unset."""
+    if value is None:
+        return '""'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(toml_of(one) for one in value)}]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def toml_of_setting(name: str, value: Any) -> str:
+    """The same, with "auto" for a yes-or-no that tierfs decides."""
+    is_auto = value is None and bool in get_args(Settings.model_fields[name].annotation)
+    return '"auto"' if is_auto else toml_of(value)
+
+
+def settings_file(where: Mapping[str, str], settings: Settings) -> str:
+    """A settings file with all that a mount runs with. What is secret in a URL is *** in it."""
+    lines = [f"{name} = {toml_of(masked(value))}" for name, value in where.items()]
+    for name in Settings.model_fields:
+        if name in HEADINGS:
+            lines += ["", f"# {HEADINGS[name]}"]
+        lines.append(f"{name} = {toml_of_setting(name, masked(getattr(settings, name)))}")
+    return "\n".join([*lines, ""])
+
+
+def masked(value: Any) -> Any:
+    """A value that may be shown to whoever may see settings: without a name and a password in a URL."""
+    return _USER.sub("***@", value) if type(value) is str else value
