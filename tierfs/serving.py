@@ -13,8 +13,7 @@ from typing import Any, NoReturn
 import trio
 
 from tierfs import __version__
-from tierfs.admin import control, registry
-from tierfs.admin.pages import LastErrors, pages_of
+from tierfs.admin import control, pages, registry
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
 from tierfs.core.records import Fd
 from tierfs.engine.observed import Facts, Observations, Succession
@@ -178,8 +177,7 @@ class Serving:
         parts = self.parts
         parts.snapshotter.begin()
         operator = self._operator(adapter)
-        errors = LastErrors(adapter.last_errors, parts.tier.failures)
-        parts.filesystem.control.offer(pages_of(operator, self.request, parts.settings, errors))
+        parts.filesystem.control.offer(pages.pages_of(operator, self.request, parts.tier, adapter.last_errors))
         nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
         nursery.start_soon(parts.hydrator.guard.run)

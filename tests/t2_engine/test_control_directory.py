@@ -17,7 +17,7 @@ import trio.testing
 from tests.assembly import CALLER, Machine, World
 from tests.invariants import check_invariants
 from tests.t2_engine.test_service import operator_of
-from tierfs.admin.pages import LastErrors, pages_of
+from tierfs.admin.pages import pages_of
 from tierfs.core.config import Settings
 from tierfs.core.records import Fd, Handle
 from tierfs.engine.numbers import FIRST_MADE, ROOT
@@ -265,8 +265,8 @@ async def test_what_the_files_say(world: World) -> None:
         await machine.write(b"failed", b"content!")
         machine.tier.failures[b"failed"] = (2, 99, "the store is away")
         request = {"source": "s3://b/p", "mountpoint": "/mnt", "hot": "/hot", "state": "/state", "other": ""}
-        errors = LastErrors([(17, "read", "the object is gone")], machine.tier.failures)
-        machine.filesystem.control.offer(pages_of(operator, request, settings, errors))
+        told = [(17, "read", "the object is gone")]
+        machine.filesystem.control.offer(pages_of(operator, request, machine.tier, told))
 
         async def said(name: bytes) -> str:
             handle = await open_page(machine, name)

@@ -9,46 +9,39 @@ stats    `tierfs status --json`
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from tierfs.admin import wire
-from tierfs.admin.control import Service
 from tierfs.core.config import Settings
+from tierfs.core.reports import PlannedAction
 from tierfs.core.toml import settings_file
+from tierfs.engine.tier import Tier
 
 Page = Callable[[], Awaitable[bytes]]
+#: An error that somebody got as an errno: when (ns since the epoch), in which operation, what it was.
+Told = tuple[int, str, str]
 
 _LINES_AT_ONCE = 100
 
 
-@dataclass(frozen=True, slots=True)
-class LastErrors:
-    """Errors as they are kept, each with a sentence: looked at when somebody asks.
+class Service(Protocol):
+    """What is asked of a running mount. TierfsError."""
 
-    `told`: when (ns), in which operation. `of_files`: by path, how often in a row, and when it is tried again (ns).
-    """
+    async def status(self) -> Mapping[str, object]: ...
 
-    told: Iterable[tuple[int, str, str]]
-    of_files: Mapping[bytes, tuple[int, int, str]]
-
-    def as_json(self) -> Iterator[dict[str, object]]:
-        """One object for each."""
-        for at_ns, operation, error in self.told:
-            yield {"at_ns": at_ns, "operation": operation, "error": error}
-        for path, (failures, retry_at_ns, error) in self.of_files.items():
-            yield {"path": os.fsdecode(path), "failures": failures, "retry_at_ns": retry_at_ns, "error": error}
+    async def plan(self) -> Sequence[PlannedAction]: ...
 
 
-def pages_of(service: Service, request: Mapping[str, str], settings: Settings, errors: LastErrors) -> dict[bytes, Page]:
-    """Every file by its name; `request` says which mount it is."""
+def pages_of(service: Service, request: Mapping[str, str], tier: Tier, told: Iterable[Told]) -> dict[bytes, Page]:
+    """Every file by its name. `request` says which mount it is; `told` is what applications were told last."""
     where = {"store": request["source"], **{name: request[name] for name in ("mountpoint", "hot", "state")}}
     return {
-        b"config": partial(_config, where, settings),
-        b"errors": partial(_errors, errors),
+        b"config": partial(_config, where, tier.settings),
+        b"errors": partial(_errors, told, tier.failures),
         b"plan": partial(_plan, service),
         b"stats": partial(_stats, service),
     }
@@ -58,8 +51,13 @@ async def _config(where: Mapping[str, str], settings: Settings) -> bytes:
     return settings_file(where, settings).encode("utf-8", "backslashreplace")
 
 
-async def _errors(errors: LastErrors) -> bytes:
-    return await _lines(list(errors.as_json()))
+async def _errors(told: Iterable[Told], failures: Mapping[bytes, tuple[int, int, str]]) -> bytes:
+    lines: list[dict[str, object]] = [
+        {"at_ns": at_ns, "operation": operation, "error": error} for at_ns, operation, error in told
+    ]
+    for path, (count, retry_at_ns, error) in failures.items():
+        lines.append({"path": os.fsdecode(path), "failures": count, "retry_at_ns": retry_at_ns, "error": error})
+    return await _lines(lines)
 
 
 async def _plan(service: Service) -> bytes:
