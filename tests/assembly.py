@@ -39,6 +39,7 @@ from tierfs.engine.check import Checker, findings_of
 from tierfs.engine.coldside import ColdSide
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.entries import Entries
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.numbers import ROOT
 from tierfs.engine.recover import recover
@@ -303,6 +304,7 @@ class Machine:
         self.sweeper = Sweeper(self.tier, self.cold)
         self.archiver = Archiver(self.tier, self.cold, self.sweeper, CHUNK, concurrency=4)
         self.daemon = Daemon(self.tier, self.archiver, self.sweeper, settings)
+        self.filesystem.labels.entries = Entries(self.filesystem.tree, self.hydrator, self.daemon)
         self.snapshotter = Snapshotter(self.tier, self.cold)
         self.restorer.along = partial(to_bring_along, self.tier)
         self.scanner = Scanner(self.tier, self.cold, lambda _path: None)
@@ -316,6 +318,7 @@ class Machine:
         for file in self.filesystem.files.handles:
             if file.fd is not None:
                 os.close(file.fd)
+        self.filesystem.control.close()
         self.filesystem.nodes.close()
         self.session.close()
         os.close(self.session.fd)
@@ -399,17 +402,17 @@ class Machine:
     async def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
         """setxattr(2)."""
         with self.node(path) as ino:
-            await self.filesystem.setxattr(ino, name, value)
+            await self.filesystem.xattrs.set(ino, name, value)
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         """All extended attributes."""
         with self.node(path) as ino:
-            return {name: self.filesystem.getxattr(ino, name) for name in self.filesystem.listxattr(ino)}
+            return {name: self.filesystem.xattrs.get(ino, name) for name in self.filesystem.xattrs.list(ino)}
 
     async def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
         with self.node(path) as ino:
-            await self.filesystem.removexattr(ino, name)
+            await self.filesystem.xattrs.remove(ino, name)
 
     def readlink(self, path: bytes) -> bytes:
         """readlink(2)."""

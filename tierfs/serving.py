@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import trio
 
 from tierfs import __version__
-from tierfs.admin import control, registry
+from tierfs.admin import control, pages, registry
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
 from tierfs.core.records import Fd
 from tierfs.core.reports import happened
@@ -179,6 +179,7 @@ class Serving:
         parts = self.parts
         parts.snapshotter.begin()
         operator = self._operator(adapter)
+        parts.filesystem.control.offer(pages.pages_of(operator, self.request, parts.tier, adapter.last_errors))
         nursery.start_soon(self._listen)
         nursery.start_soon(operator.keep_totals)
         nursery.start_soon(parts.journal.run)

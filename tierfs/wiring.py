@@ -20,6 +20,7 @@ from tierfs.engine.budget import Budget
 from tierfs.engine.coldprocess import ColdProcess
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.entries import Entries
 from tierfs.engine.hydrate import HydrateSettings, Hydrator
 from tierfs.engine.journal import Collector, Journal
 from tierfs.engine.numbers import ROOT
@@ -109,6 +110,7 @@ class Parts:
         self.snapshotter = Snapshotter(tier, cold)
         self.sweeper.covers = self.snapshotter.covers
         self.daemon = Daemon(tier, self.archiver, self.sweeper, settings)
+        self.filesystem.labels.entries = Entries(self.filesystem.tree, self.hydrator, self.daemon)
         self.room = Room(tier, self.daemon, settings)
         self.restorer.make_room = self.room.make
         self.restorer.along = partial(to_bring_along, tier)

@@ -172,6 +172,10 @@ static void test_directories(void) {
     assert(get32(reply + 32 + 60) == st.st_mode && get32(reply + 32 + 64) == st.st_nlink);
     assert(asked(1, 5, "not", 4) && get32(reply) == 144 && get64(reply + 16) == 0 && get64(reply + 32) == 3600);
     assert(!asked(1, 5, "there", 6)); /* what is there is Python's */
+    directory_keep(1, dup(fd));       /* so is the control directory, which is not there, in the root alone */
+    assert(asked(1, 1, "not", 4) && !asked(1, 1, ".tierfs", 8) && asked(1, 5, ".tierfs", 8));
+    assert(asked(1, 1, ".tierf", 7) && asked(1, 1, ".tierfsx", 9) && !asked(1, 1, ".tierfs", 7));
+    directory_drop(1);
     assert(!asked(1, 5, unended, sizeof unended) && !asked(1, 5, broken, sizeof broken) && !asked(1, 5, "", 0));
     assert(!asked(3, 5 + 256, getattr, 16) && !asked(3, 0, getattr, 16) && !asked(1, ~0ull, "not", 4));
     directory_drop(5 + 256), directory_drop(0);

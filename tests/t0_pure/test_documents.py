@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tierfs.cli.exits import MEANINGS
-from tierfs.cli.sources import toml_of_setting
 from tierfs.core.config import Settings
 from tierfs.core.profiles import PROFILES
+from tierfs.core.toml import toml_of_setting
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -233,11 +233,11 @@ async def test_an_attribute_is_removed_once(tmp_path: Path) -> None:
         await machine.write(b"file", b"text")
         with machine.node(b"file") as ino:
             again.begin(2)
-            await machine.filesystem.setxattr(ino, b"user.a", b"value")
+            await machine.filesystem.xattrs.set(ino, b"user.a", b"value")
             again.begin(4)
-            await machine.filesystem.removexattr(ino, b"user.a")
+            await machine.filesystem.xattrs.remove(ino, b"user.a")
             again.begin(_AGAIN | 4)
-            await machine.filesystem.removexattr(ino, b"user.a")
+            await machine.filesystem.xattrs.remove(ino, b"user.a")
             again.begin(_AGAIN | 6)  # read by the worker before, and not begun
             with pytest.raises(OSError, match="No data available"):
-                await machine.filesystem.removexattr(ino, b"user.a")
+                await machine.filesystem.xattrs.remove(ino, b"user.a")

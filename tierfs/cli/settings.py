@@ -6,9 +6,10 @@ import os
 import click
 
 from tierfs.cli.flags import SettingsCommand, settings_options
-from tierfs.cli.sources import gather, sample, toml_of, toml_of_setting
+from tierfs.cli.sources import gather, sample
 from tierfs.core.config import HEADINGS, Settings
 from tierfs.core.profiles import PROFILES
+from tierfs.core.toml import toml_of, toml_of_setting
 
 
 @click.group(name="config")

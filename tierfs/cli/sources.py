@@ -4,11 +4,11 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
 
 from tierfs.core.config import HEADINGS, Given, Settings, closest, settings_from
 from tierfs.core.errors import ConfigError
 from tierfs.core.profiles import PROFILES, over_profile
+from tierfs.core.toml import toml_of, toml_of_setting
 
 #: What a file, the environment and the command line may say besides settings: which mount it is about.
 WHERE = {
@@ -115,26 +115,6 @@ _WHERE_EXAMPLES = {
     "hot": "/srv/data",
     "state": "/var/lib/tierfs/srv-data",
 }
-
-
-def toml_of(value: Any) -> str:
-    """A setting's value as TOML; unset is written as an empty string, which is read as unset."""
-    if value is None:
-        return '""'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if type(value) is int:
-        return str(value)
-    if isinstance(value, tuple):
-        return f"[{', '.join(toml_of(one) for one in value)}]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def toml_of_setting(name: str, value: Any) -> str:
-    """The same, with "auto" for a yes-or-no that tierfs decides."""
-    is_auto = value is None and bool in get_args(Settings.model_fields[name].annotation)
-    return '"auto"' if is_auto else toml_of(value)
 
 
 def _names() -> list[str]:

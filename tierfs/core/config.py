@@ -252,6 +252,9 @@ class Settings(BaseModel):
         "auto", "Let the kernel serve hot files without tierfs: where it can, never, or else do not mount."
     )
     shared_hot: bool = _setting(False, "Somebody else writes to the hot directory too: let kernel caches expire soon.")
+    control_directory: bool = _setting(
+        True, "Let MOUNTPOINT/.tierfs say what the mount does, to who asks for it by name: it is in no listing."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least severity that is logged.")
     log_format: Literal["plain", "json"] = _setting("plain", "How a line of the log is written.")
     slow_operation: Age = _setting(

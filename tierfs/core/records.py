@@ -42,6 +42,9 @@ class Attributes:
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
+#: Extended attributes that tierfs answers itself (mount/labels.py): never stored, so a file's own of that name are not.
+OWN_XATTRS = b"user.tierfs."
+
 _NOBODY = 2**32 - 1  # no user has this number: to chown(2) it means "as it is"
 _LONGEST_NAME, _LONGEST_VALUE = 255, 65536  # bytes: XATTR_NAME_MAX, XATTR_SIZE_MAX (linux/limits.h)
 

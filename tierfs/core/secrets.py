@@ -13,7 +13,7 @@ _NAMED = re.compile(
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}")
 #: Access key ids as AWS hands them out (IAM User Guide, "Understanding unique ID prefixes").
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
-_USER_INFO = re.compile(r"(\w://)[^\s/@'\"]+@")
+_USER_INFO = re.compile(r"(\w://)[^\s/?#'\"]+@")
 #: What any of the above needs: most lines have none of it, and are let through at once.
 _SUSPECT = re.compile(r"(?i)=|://|AKIA|ASIA|bearer|authorization|token|password|secret|access_key")
 _SHORTEST = 8  # a known secret that is shorter would be found in ordinary words

@@ -14,6 +14,8 @@ from tierfs.stores.catalog import Catalog
 
 ROOT = Ino(1)  # FUSE_ROOT_ID
 _REMEMBERED = 1 << 18
+#: Numbers of what is in no tier, from here on: positive also where they have a sign.
+FIRST_MADE = Ino((1 << 63) - (1 << 16))
 _FIRST_OWN = 1 << 48  # ext4 and XFS inode numbers of disks below a petabyte are smaller
 
 
@@ -98,6 +100,8 @@ class Numbers:
         self.on_renumbered(key, ino)
 
     def _is_taken(self, ino: Ino) -> bool:
+        if ino >= FIRST_MADE:
+            return True
         record = self._catalog.get_by_ino(ino)
         if record is None:
             return False

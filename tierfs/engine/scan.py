@@ -18,7 +18,7 @@ import trio
 
 from tierfs.core.errors import ObjectMissing, StoreRefused, TierfsError
 from tierfs.core.keys import Unnameable, is_reserved, path_of
-from tierfs.core.records import Attributes, ObjectRef, is_possible
+from tierfs.core.records import OWN_XATTRS, Attributes, ObjectRef, is_possible
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.tier import Tier
@@ -138,7 +138,8 @@ def attributes_of(info: ObjectInfo, owner: tuple[int, int]) -> tuple[Attributes,
     try:
         mtime_ns = int(m["tierfs-mtime-ns"])
         pairs = json.loads(m.get("tierfs-xattrs", "[]"))
-        xattrs = tuple((b64decode(name), b64decode(value)) for name, value in pairs)
+        named = [(b64decode(name), b64decode(value)) for name, value in pairs]
+        xattrs = tuple(pair for pair in named if not pair[0].startswith(OWN_XATTRS))
         mode = stat.S_IFREG | int(m["tierfs-mode"], 8) & 0o7777
         uid, gid = int(m["tierfs-uid"]), int(m["tierfs-gid"])
         sha256 = bytes.fromhex(m.get("tierfs-sha256", ""))

@@ -14,14 +14,14 @@ import trio
 from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.histogram import Histogram
-from tierfs.core.policy import matches, why_not_archived_with, why_not_released_with
-from tierfs.core.records import Record, why_lost
+from tierfs.core.policy import matches
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.entries import Entries
 from tierfs.engine.events import because, sentence
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
@@ -30,7 +30,6 @@ from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.oversight import Oversight
 from tierfs.engine.restore import Restorer
 from tierfs.engine.segments import Surroundings, to_move_along
-from tierfs.engine.stats import kind_of
 from tierfs.engine.tier import Tier
 from tierfs.engine.tree import Found, Tree
 from tierfs.stores.hot import join
@@ -64,6 +63,7 @@ class Operator(Oversight):
         self._facts = facts
         self._observe = observe
         self._odometer = Odometer(engine.cold)
+        self._entries = Entries(engine.tree, engine.hydrator, engine.daemon)
 
     # -- status --------------------------------------------------------------------------------------------------
 
@@ -155,54 +155,16 @@ class Operator(Oversight):
             if found is None:
                 yield Outcome(path, "failed", "no such file")
             elif not stat.S_ISDIR(found.st.st_mode):
-                yield await self._entry(path, found, around)
+                yield await self._entries.of(path, found, around)
             else:
                 for below, inside in self._below(path, recursive):
-                    yield await self._entry(below, inside, around)
+                    yield await self._entries.of(below, inside, around)
 
     def _find(self, path: bytes) -> Found | None:
         try:
             return self._engine.tree.find_or_none(path)
         except NotADirectoryError:
             return None
-
-    async def _entry(self, path: bytes, found: Found, around: Surroundings) -> Entry:
-        tier, settings, st = self._engine.tier, self._engine.settings, found.st
-        record = found.record or tier.catalog.get(path)
-        cached, reason = 0, ""
-        if found.record:
-            residency = found.record.residency
-            cached = await self._cached_bytes(found.record)
-            reason = why_lost(found.record) if residency is Residency.LOST else ""
-        else:
-            file = tier.look(path, tier.hot.lstat(path))
-            residency, now_ns = file.residency, tier.now()
-            segment = await around.segment_with(file)
-            if residency is Residency.MIRRORED:
-                reason = why_not_released_with(file, segment, settings, now_ns) or ""
-            elif not stat.S_ISDIR(st.st_mode):
-                reason = (
-                    why_not_archived_with(file, segment, settings, now_ns)
-                    or self._engine.daemon.why_held()
-                    or "waits for the next policy pass"
-                )
-        key = record.object.key if record and record.object and record.object.etag else None
-        is_kept = residency is not Residency.HOT
-        return Entry(
-            path=path,
-            residency=residency,
-            tier=tier_of(residency),
-            size=st.st_size,
-            mtime_ns=st.st_mtime_ns,
-            key=key if is_kept else None,
-            cached_bytes=cached,
-            pinned=tier.pins.cover(path),
-            reason=reason,
-            kind=kind_of(st.st_mode),
-        )
-
-    async def _cached_bytes(self, record: Record) -> int:
-        return await self._engine.hydrator.cached_bytes(record.object) if record.object else 0
 
     def _below(self, path: bytes, recursive: bool) -> Iterator[tuple[bytes, Found]]:
         """The entries of a directory in order of their names, those of its directories behind each."""

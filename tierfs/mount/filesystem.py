@@ -14,6 +14,7 @@ import trio
 from tierfs.core.errors import NotEligible
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.durable import sync_directory
+from tierfs.engine.numbers import FIRST_MADE
 from tierfs.engine.restore import Restorer
 from tierfs.engine.stats import without_privileges
 from tierfs.engine.tree import Found, Tree
@@ -21,24 +22,26 @@ from tierfs.engine.waits import waiting_for
 from tierfs.mount import again
 from tierfs.mount.access import GONE
 from tierfs.mount.changes import Changes
+from tierfs.mount.control_directory import NAME, ControlDirectory
 from tierfs.mount.files import Files
+from tierfs.mount.labels import Labels
 from tierfs.mount.listings import Listings
 from tierfs.mount.nodes import Nodes
-from tierfs.mount.openfile import Readers
+from tierfs.mount.openfile import Pieces, Readers
 from tierfs.mount.owners import Caller, give_to_caller, group_of_new
 from tierfs.mount.parked import Parked
 from tierfs.mount.removed import RemovedFiles
 from tierfs.mount.session import Session
 from tierfs.mount.takeover import Known, Name, Numbering, TakenOver
+from tierfs.mount.xattrs import Xattrs
 from tierfs.stores.hot import RENAME_EXCHANGE, by_fd, join
-
-_ACL = b"system.posix_acl_"
 
 
 class Filesystem:
     """One mounted tree.
 
-    INVARIANT: a node id that the kernel holds look-ups of is in `nodes`, and means the same file until it is forgotten.
+    INVARIANT: a node id that the kernel holds look-ups of is in `nodes`, and means the same file until it is forgotten;
+    but for those of the control directory, which mean the same for ever.
     """
 
     def __init__(self, tree: Tree, readers: Readers, restorer: Restorer, session: Session) -> None:
@@ -48,17 +51,21 @@ class Filesystem:
         self._removed_files = RemovedFiles(self.files, self.nodes, tree.hot)
         self._restorer = restorer
         self._hot = tree.hot
-        self.listings = Listings(tree, self.nodes, session, self.getattr)
+        self.control = ControlDirectory(tree, session)
+        self.listings = Listings(tree, self.nodes, session, self.getattr, self.control)
+        self.xattrs = Xattrs(tree, self.nodes, self._removed_files, session, self._bring_back)
+        self.labels = Labels(tree, self.nodes)
         tree.tier.is_claimed = self.nodes.is_orphan
         tree.catalog.on_first_record = self.files.drop_kept_directories
         tree.removing = self._removed_files.park
         self._session = session
-        known = Known(self.nodes, self.files, self.listings, tree.tier.numbers)
+        known = Known(self.nodes, self.files, self.listings, self.control, tree.tier.numbers)
         self._before = TakenOver(known, session)
 
     def close(self) -> None:
         """Close every handle, as the end of the process would."""
         self.files.close()
+        self.control.close()
         self.nodes.close()
 
     # -- taking over ---------------------------------------------------------------------------------------------
@@ -82,6 +89,8 @@ class Filesystem:
 
     def lookup(self, parent: Ino, name: bytes) -> Found:
         """Find a name; the kernel holds one more look-up of it afterwards. ENOENT."""
+        if (name == NAME or parent >= FIRST_MADE) and (made := self.control.lookup(parent, name)):
+            return made
         try:
             found = self.tree.find(self._path(parent, name))
         except FileNotFoundError:
@@ -98,6 +107,8 @@ class Filesystem:
 
     def getattr(self, ino: Ino) -> Found:
         """stat(2) of a node, also of one that was removed and is still open."""
+        if ino >= FIRST_MADE:
+            return self.control.stat(ino)
         node = self.nodes.removed_one(ino)
         if node:
             return self._removed_files.stat(node)
@@ -217,55 +228,17 @@ class Filesystem:
         if changes.size is not None:
             await self._truncate(ino, changes.size, handle)
             self._drop_privileges(ino, caller)
-        if changes.mode is not None and self._has_cold_acl(ino):
+        if changes.mode is not None and self.xattrs.has_cold_acl(ino):
             await self._bring_back(ino)
         self._set(ino, changes)
         return self.getattr(ino)
-
-    def getxattr(self, ino: Ino, name: bytes) -> bytes:
-        """getxattr(2)."""
-        node = self.nodes.removed_one(ino)
-        return self._removed_files.getxattr(node, name) if node else self.tree.getxattr(self.nodes.path(ino), name)
-
-    def listxattr(self, ino: Ino) -> list[bytes]:
-        """listxattr(2)."""
-        node = self.nodes.removed_one(ino)
-        return self._removed_files.listxattr(node) if node else self.tree.listxattr(self.nodes.path(ino))
-
-    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
-        """setxattr(2). An access control list changes the mode too, in ways the local filesystem knows: it restores."""
-        if name.startswith(_ACL):
-            await self._bring_back(ino)
-        node = self.nodes.removed_one(ino)
-        if node:
-            os.setxattr(by_fd(await self._removed_files.bytes_of(node)), name, value, flags)
-        else:
-            self.tree.setxattr(self.nodes.path(ino), name, value, flags)
-
-    async def removexattr(self, ino: Ino, name: bytes) -> None:
-        """removexattr(2)."""
-        if name.startswith(_ACL):
-            await self._bring_back(ino)
-        try:
-            self.getxattr(ino, name)
-            was_there = True
-        except OSError as error:
-            # Unlike names, attributes are not known to the kernel: that one is missing proves nothing.
-            was_there = False
-            if error.errno == errno.ENODATA and again.is_again() and self._session.begun == again.number():
-                return
-        if was_there:
-            self._session.begun = again.number()
-        node = self.nodes.removed_one(ino)
-        if node:
-            os.removexattr(by_fd(await self._removed_files.bytes_of(node)), name)
-        else:
-            self.tree.removexattr(self.nodes.path(ino), name)
 
     # -- files and directories -----------------------------------------------------------------------------------
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Handle:
         """open(2) of a node; never waits for the bucket, unless the file was removed."""
+        if ino >= FIRST_MADE:
+            return await self.control.open(ino, flags)
         node = self.nodes.removed_one(ino)
         if node:
             return await self._removed_files.open(node, flags)
@@ -283,6 +256,19 @@ class Filesystem:
             self._drop_privileges(ino, caller)
         return handle
 
+    async def read(self, handle: Handle, offset: int, size: int) -> Pieces:
+        """pread(2); the bytes in one or more pieces, none at the end of the file."""
+        if handle in self.control:
+            return [memoryview(self.control.read(handle, offset, size))]
+        return await self.files.read(handle, offset, size)
+
+    def release(self, handle: Handle) -> None:
+        """The last close of a handle."""
+        if handle in self.control:
+            self.control.release(handle)
+        else:
+            self.files.release(handle)
+
     async def sync_directory(self, handle: Handle) -> None:
         """fsync(2) of a directory: its names are durable in both tiers."""
         ino = self.listings.directory(handle)
@@ -294,12 +280,14 @@ class Filesystem:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _park_with(self, parked: Parked) -> None:
-        self.files.parked = parked
+        self.files.parked = self.control.parked = parked
         self.nodes.on_forgotten = parked.forgotten
 
     def _path(self, parent: Ino, name: bytes) -> bytes:
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if name == NAME or parent >= FIRST_MADE:
+            self.control.refuse(parent, name)
         return join(self.nodes.path(parent), name)
 
     def _keep_natively(self, directory: Ino) -> None:
@@ -330,12 +318,6 @@ class Filesystem:
         node = self.nodes.removed(found.ino, parent, name)
         if node:
             node.record = found.record
-
-    def _has_cold_acl(self, ino: Ino) -> bool:
-        if self.nodes.removed_one(ino):
-            return False
-        record = self.tree.find(self.nodes.path(ino)).record
-        return record is not None and any(name.startswith(_ACL) for name, _ in record.attributes.xattrs)
 
     async def _truncate(self, ino: Ino, size: int, handle: Handle | None) -> None:
         node = self.nodes.removed_one(ino)

@@ -5,6 +5,8 @@ import functools
 import logging
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -14,7 +16,8 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from tierfs.core.errors import MountError, ReadDenied, TierfsError
-from tierfs.core.records import Handle, Ino
+from tierfs.core.records import OWN_XATTRS, Handle, Ino
+from tierfs.engine.numbers import FIRST_MADE
 from tierfs.engine.tree import Found
 from tierfs.mount import again
 from tierfs.mount.changes import Changes
@@ -30,6 +33,7 @@ _NO_TASKS = -(1 << 31)
 _BY_HANDLE = frozenset({"read", "write", "fsync"})  # operations that name an open file
 _KERNEL_CACHE_S = 3600.0  # single-writer contract: names and attributes change through the mount alone
 _SHARED_CACHE_S = 1.0
+_LAST_ERRORS = 100
 
 _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 
@@ -80,6 +84,7 @@ class Adapter(pyfuse3.Operations):
         self.waiting = self.held_up.since_ns
         self.errors = 0
         self.repeats = 0  # requests that came again after a worker died
+        self.last_errors: deque[tuple[int, str, str]] = deque(maxlen=_LAST_ERRORS)  # when, in which operation, what
 
     def init(self) -> None:
         self._on_init()
@@ -87,6 +92,7 @@ class Adapter(pyfuse3.Operations):
     def report(self, operation: str, error: TierfsError) -> None:
         """Count and log what an application is told with an errno alone."""
         self.errors += 1
+        self.last_errors.append((time.time_ns(), operation, str(error)))
         log.warning("%s: %s", operation, error)
 
     def path_of(self, operation: str, args: Sequence[Any]) -> bytes:
@@ -178,7 +184,8 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def open(self, ino: Ino, flags: int, ctx: RequestContext) -> FileInfo:  # type: ignore[override]
-        return FileInfo(fh=cast("pyfuse3.FileHandleT", await self._fs.open(ino, flags, ctx)), keep_cache=True)
+        handle, is_made = await self._fs.open(ino, flags, ctx), ino >= FIRST_MADE
+        return FileInfo(fh=cast("pyfuse3.FileHandleT", handle), keep_cache=not is_made, direct_io=is_made)
 
     @_answering
     async def create(  # type: ignore[override]
@@ -189,7 +196,7 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def read(self, fh: Handle, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
-        return tap.reply_with(await self._fs.files.read(fh, off, size))
+        return tap.reply_with(await self._fs.read(fh, off, size))
 
     @_answering
     async def write(self, fh: Handle, off: int, buf: bytes) -> int:  # type: ignore[override]
@@ -197,7 +204,7 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def release(self, fh: Handle) -> None:  # type: ignore[override]
-        self._fs.files.release(fh)
+        self._fs.release(fh)
 
     @_answering
     async def fsync(self, fh: Handle, datasync: bool) -> None:  # type: ignore[override]
@@ -234,19 +241,27 @@ class Adapter(pyfuse3.Operations):
 
     @_answering
     async def getxattr(self, ino: Ino, name: bytes, ctx: RequestContext) -> bytes:  # type: ignore[override]
-        return self._fs.getxattr(ino, name)
+        if name.startswith(OWN_XATTRS):
+            return await self._fs.labels.get(ino, name)
+        return self._fs.xattrs.get(ino, name)
 
     @_answering
     async def listxattr(self, ino: Ino, ctx: RequestContext) -> Sequence[bytes]:  # type: ignore[override]
-        return self._fs.listxattr(ino)
+        return self._fs.xattrs.list(ino)
 
     @_answering
     async def setxattr(self, ino: Ino, name: bytes, value: bytes, ctx: RequestContext) -> None:  # type: ignore[override]
-        await self._fs.setxattr(ino, name, value)
+        if name.startswith(OWN_XATTRS):
+            self._fs.labels.set(ino, name, value, ctx)
+        else:
+            await self._fs.xattrs.set(ino, name, value)
 
     @_answering
     async def removexattr(self, ino: Ino, name: bytes, ctx: RequestContext) -> None:  # type: ignore[override]
-        await self._fs.removexattr(ino, name)
+        if name.startswith(OWN_XATTRS):
+            self._fs.labels.remove(ino, name, ctx)
+        else:
+            await self._fs.xattrs.remove(ino, name)
 
 
 def start(adapter: Adapter, fuse_fd: int, wishes: tap.Wishes) -> None:

@@ -13,7 +13,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from tierfs.core.records import Handle, Ino
+from tierfs.engine.numbers import FIRST_MADE, ROOT
 from tierfs.engine.tree import Found, Tree
+from tierfs.mount.control_directory import ControlDirectory
 from tierfs.mount.nodes import Nodes
 from tierfs.mount.session import Cell, Kind, Session
 from tierfs.stores.hot import join
@@ -40,11 +42,14 @@ class _Listing:
 class Listings:
     """All open directories. `look` gives the attributes of a directory by its node id."""
 
-    def __init__(self, tree: Tree, nodes: Nodes, session: Session, look: Callable[[Ino], Found]) -> None:
+    def __init__(
+        self, tree: Tree, nodes: Nodes, session: Session, look: Callable[[Ino], Found], control: ControlDirectory
+    ) -> None:
         self._tree = tree
         self._nodes = nodes
         self._session = session
         self._look = look
+        self._control = control
         self._open: dict[Handle, _Listing] = {}
         self._next = Handle(1)
 
@@ -76,6 +81,9 @@ class Listings:
         listing = self._open[handle]
         if self._nodes.is_orphan(listing.ino):
             return
+        if listing.ino >= FIRST_MADE:
+            yield from self._made(listing.ino, offset)
+            return
         path = self._nodes.path(listing.ino)
         if offset == 0 or not listing.names:
             self._begin(listing, path)
@@ -87,8 +95,15 @@ class Listings:
 
     def handed_out(self, parent: Ino, entry: Listed) -> None:
         """The kernel took an entry, which counts as a look-up."""
-        if entry.name not in (b".", b".."):
+        if entry.name not in (b".", b"..") and parent < FIRST_MADE:
             self._nodes.looked_up(entry.found.ino, parent, entry.name)
+
+    def _made(self, directory: Ino, offset: int) -> Iterator[Listed]:
+        """The control directory: always the same names, in the same places."""
+        above = (b".", self._look(directory)), (b"..", self._look(ROOT))
+        for place, (name, found) in enumerate((*above, *self._control.names()), 1):
+            if place > offset:
+                yield Listed(name, found, place)
 
     def _begin(self, listing: _Listing, path: bytes) -> None:
         listing.changes = self._tree.catalog.changes()

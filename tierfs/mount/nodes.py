@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tierfs.core.records import Fd, Ino, Record
-from tierfs.engine.numbers import ROOT
+from tierfs.engine.numbers import FIRST_MADE, ROOT
 from tierfs.mount.session import Cell, Kind, Session
 
 
@@ -77,7 +77,7 @@ class Nodes:
         return next((node for node in self._nodes.values() if _is_named(node, parent, name)), None)
 
     def path(self, ino: Ino) -> bytes:
-        """The path of a node. ESTALE for one that was removed, or that nobody looked up."""
+        """The path of a node. ESTALE: removed, or nobody looked it up. EROFS: in no tier."""
         names: list[bytes] = []
         node = self._nodes.get(ino)
         while node is not None and node.ino != ROOT:
@@ -87,7 +87,8 @@ class Nodes:
             names.append(node.name)
             node = self._nodes.get(node.parent)
         if node is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            number = errno.EROFS if ino >= FIRST_MADE else errno.ESTALE
+            raise OSError(number, os.strerror(number))
         names.reverse()
         return b"/".join(names)
 

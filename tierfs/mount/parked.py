@@ -1,14 +1,15 @@
 """What has no name any more and is still open: kept by the supervisor, because the next worker could not find it.
 
 Parked before the name goes. Three kinds, by the number of the node: `hot-N` is a descriptor of a removed hot file,
-`dir-N` of a removed directory, `cold-N` of a file in memory with the record of a removed cold file.
+`dir-N` of a removed directory, `cold-N` of a file in memory with the record of a removed cold file. And `page-N`, by
+the number of the handle: what an open file of the control directory says.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from tierfs.core.records import Fd, Ino, Record
+from tierfs.core.records import Fd, Handle, Ino, Record
 from tierfs.core.snapshot import line_of, parse_line
 
 #: Tells the supervisor to keep a descriptor under a name, or (None) to let go of it.
@@ -42,6 +43,19 @@ class Parked:
             self._keep(f"cold-{ino}", Fd(fd))
         finally:
             os.close(fd)
+
+    def page(self, handle: Handle, fd: Fd) -> None:
+        """A file of the control directory is about to be open."""
+        self._keep(f"page-{handle}", fd)
+
+    def page_closed(self, handle: Handle) -> None:
+        """A file of the control directory was closed, or never open."""
+        self._let_go(f"page-{handle}")
+
+    def inherited_pages(self) -> dict[Handle, Fd]:
+        """What an earlier worker parked of the control directory; the caller does not close it."""
+        pages = {name: fd for name, fd in self._inherited.items() if name.startswith("page-")}
+        return {Handle(int(name.removeprefix("page-"))): fd for name, fd in pages.items()}
 
     def closed(self, ino: Ino) -> None:
         """The last handle on a file was closed."""

@@ -56,6 +56,7 @@ class Kind(IntEnum):
     HANDLE = 4  # value: flags of open(2), parent: backing id and index
     LISTING = 5  # parent: its handle
     NUMBER = 6  # value: inode, parent: device
+    PAGE = 7  # an open file of the control directory; parent: its handle
 
 
 class Cell(NamedTuple):

@@ -16,6 +16,7 @@ from tierfs.core.records import Fd, Handle, HotIno, Ino
 from tierfs.engine.numbers import Numbers
 from tierfs.engine.tree import Found
 from tierfs.mount import again
+from tierfs.mount.control_directory import ControlDirectory
 from tierfs.mount.files import Files
 from tierfs.mount.listings import Listings
 from tierfs.mount.nodes import Node, Nodes
@@ -40,6 +41,7 @@ class Known:
     nodes: Nodes
     files: Files
     listings: Listings
+    control: ControlDirectory
     numbers: Numbers
 
 
@@ -90,6 +92,7 @@ class TakenOver:
             node.descriptor = None if directory is None else Fd(os.dup(directory))
         known.files.take_over(cells[Kind.HANDLE])
         known.listings.take_over(cells[Kind.LISTING])
+        known.control.take_over(cells[Kind.PAGE])
 
     def comes_again(self, operation: str) -> None:
         """Take back what the other worker did of a request that comes again: look-ups, handles."""
@@ -100,6 +103,8 @@ class TakenOver:
                 self._known.files.release(Handle(cell.parent))
             elif cell.kind == Kind.LISTING:
                 self._known.listings.close(Handle(cell.parent))
+            elif cell.kind == Kind.PAGE:
+                self._known.control.release(Handle(cell.parent))
             elif cell.kind in _NODES:
                 self._known.nodes.forget(cell.ino, 1)
 
@@ -136,7 +141,7 @@ class TakenOver:
         """Whatever has a request that may come again. Look-ups are answered at once: only the latest may."""
         latest = max((cell.request for kind in _NODES for cell in cells[kind]), default=0)
         found = [cell for kind in _NODES for cell in cells[kind] if cell.request > latest - _RECENT]
-        for cell in [*found, *cells[Kind.HANDLE], *cells[Kind.LISTING]]:
+        for cell in [*found, *cells[Kind.HANDLE], *cells[Kind.LISTING], *cells[Kind.PAGE]]:
             self._begun[cell.request].append(cell)
 
     def _removed(self, node: Node, parent: Ino, name: bytes) -> None:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tierfs.core.records import Attributes, Fd, HotIno, Identity
+from tierfs.core.records import OWN_XATTRS, Attributes, Fd, HotIno, Identity
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -219,7 +219,8 @@ class HotTier:
             if error.errno != errno.ENOTSUP:
                 raise
             names = []
-        xattrs = tuple(sorted((name, self.getxattr(path, name)) for name in names))
+        kept = sorted(name for name in names if not name.startswith(OWN_XATTRS))
+        xattrs = tuple((name, self.getxattr(path, name)) for name in kept)
         return Attributes(
             st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, xattrs
         )

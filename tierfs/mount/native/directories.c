@@ -17,6 +17,7 @@
 
 #include "attributes.h"
 
+#define ROOT_ID 1 /* FUSE_ROOT_ID */
 /* Two directories whose numbers agree in the lower bits take turns: who comes last stays. */
 #define KEPT 256
 
@@ -59,9 +60,15 @@ bool directory_attributes(uint64_t nodeid, struct attr *out) {
     return true;
 }
 
+/* In the root, but not on disk: mount/control_directory.py. */
+static bool is_made(uint64_t nodeid, const char *name, size_t length) {
+    static const char control[] = ".tierfs";
+    return nodeid == ROOT_ID && length == sizeof control && !memcmp(name, control, length);
+}
+
 bool directory_lacks(uint64_t nodeid, const char *name, size_t length) {
     const struct kept *directory = find(nodeid);
     struct stat st;
-    if (!directory || !length || memchr(name, 0, length) != name + length - 1) return false;
+    if (!directory || is_made(nodeid, name, length) || !length || memchr(name, 0, length) != name + length - 1) return false;
     return fstatat(directory->fd, name, &st, AT_SYMLINK_NOFOLLOW) && errno == ENOENT;
 }

@@ -1,0 +1,42 @@
+"""Settings as TOML, as a settings file has them."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from tierfs.core.config import HEADINGS, Settings
+from tierfs.core.secrets import masked
+
+
+def toml_of(value: Any) -> str:
+    """A setting's value as TOML; unset is written as an empty string, which is read as unset."""
+    if value is None:
+        return '""'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(toml_of(one) for one in value)}]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def toml_of_setting(name: str, value: Any) -> str:
+    """The same, with "auto" for a yes-or-no that tierfs decides."""
+    is_auto = value is None and bool in get_args(Settings.model_fields[name].annotation)
+    return '"auto"' if is_auto else toml_of(value)
+
+
+def settings_file(where: Mapping[str, str], settings: Settings) -> str:
+    """A settings file with all that a mount runs with. What is secret in a URL is *** in it."""
+    lines = [f"{name} = {toml_of(_shown(value))}" for name, value in where.items()]
+    for name in Settings.model_fields:
+        if name in HEADINGS:
+            lines += ["", f"# {HEADINGS[name]}"]
+        lines.append(f"{name} = {toml_of_setting(name, _shown(getattr(settings, name)))}")
+    return "\n".join([*lines, ""])
+
+
+def _shown(value: Any) -> Any:
+    """A value as whoever may see settings may see it."""
+    return masked(value) if type(value) is str else value
