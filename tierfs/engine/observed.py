@@ -1,6 +1,9 @@
 """What the mount tells the engine of itself, for an operator: its facts, and what it saw."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tierfs.core.histogram import Doublings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,10 @@ class Succession:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What the mount saw until now; counts since the worker started, but for what is open now."""
+    """What the mount saw until now; counts since the worker started, but for what is open now.
+
+    `errors` are the read_errors by the class of the error; `answered` is how long operations took, by their names.
+    """
 
     read_errors: int
     warnings: list[str]
@@ -43,3 +49,8 @@ class Observations:
     known_nodes: int
     cold_restarts: int = 0
     succession: Succession = Succession()
+    errors: Mapping[str, int] = field(default_factory=dict)
+    answered: Mapping[str, Doublings] = field(default_factory=dict)
+
+
+NOTHING_SEEN = Observations(0, [], {}, {}, 0, 0, 0)

@@ -5,7 +5,9 @@ import functools
 import logging
 import os
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic_ns as _now_ns
 from typing import Any, TypeVar, cast
 
 from tierfs.mount import tap  # first of all: it must be loaded before pyfuse3 brings libfuse in
@@ -13,6 +15,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from tierfs.core.errors import MountError, ReadDenied, TierfsError
+from tierfs.core.histogram import Doublings
 from tierfs.core.records import Handle, Ino
 from tierfs.engine.tree import Found
 from tierfs.mount import again
@@ -32,9 +35,11 @@ _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 
 def _answering(operation: _F) -> _F:
     """The one place where errors become errnos. Any other exception would end the mount: it becomes EIO."""
+    name = operation.__name__
 
     @functools.wraps(operation)
     async def answer(self: "Adapter", *args: Any) -> Any:
+        began_ns = _now_ns()
         try:
             if again.begin(tap.request()):
                 self.repeats += 1
@@ -51,6 +56,10 @@ def _answering(operation: _F) -> _F:
         except Exception:
             log.exception("a defect of tierfs met %s", operation.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from None
+        finally:
+            took_ns, cells = _now_ns() - began_ns, self.answered[name].cells
+            cells[took_ns.bit_length()] += 1
+            cells[-1] += took_ns
 
     return cast("_F", answer)
 
@@ -69,7 +78,8 @@ class Adapter(pyfuse3.Operations):
         self._on_init = on_init
         self._missing = EntryAttributes()  # number 0: the kernel keeps in mind that the name is not there
         self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self.cache_s
-        self.errors = 0
+        self.errors: Counter[str] = Counter()
+        self.answered: defaultdict[str, Doublings] = defaultdict(Doublings)  # how long operations took
         self.repeats = 0  # requests that came again after a worker died
 
     def init(self) -> None:
@@ -77,7 +87,7 @@ class Adapter(pyfuse3.Operations):
 
     def report(self, operation: str, error: TierfsError) -> None:
         """Count and log what an application is told with an errno alone."""
-        self.errors += 1
+        self.errors[type(error).__name__] += 1
         log.warning("%s: %s", operation, error)
 
     def _entry(self, found: Found) -> EntryAttributes:
