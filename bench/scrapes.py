@@ -103,6 +103,15 @@ def looked_at(client: Client, what: str, rounds: int) -> tuple[dict[str, float],
     return summed_up(looks), summed_up(operations)
 
 
+def worker_ms(client: Client, what: str, rounds: int) -> float:
+    """What one look takes of the processor in the thread that answers the kernel, which does nothing else now."""
+    pid = client.status()["worker_pid"]
+    schedstat = Path(f"/proc/{pid}/task/{pid}/schedstat")  # its first word: nanoseconds on a processor
+    before = int(schedstat.read_text().split()[0])
+    look(client.mountpoint, what, rounds)
+    return (int(schedstat.read_text().split()[0]) - before) / rounds / 1e6
+
+
 def look(mountpoint: str, what: str, rounds: int) -> list[float]:
     """How long each of so many looks takes."""
     client = Client(mountpoint, registry.slot_of(mountpoint) / registry.SOCKET_NAME)
@@ -120,7 +129,7 @@ def measure(home: Path, files: int, rounds: int) -> dict[str, Any]:
         found: dict[str, Any] = {"files": files, "metrics_bytes": len(client.metrics())}
         for what in ("nothing", "metrics", "status"):
             looks, operations = looked_at(client, what, rounds)
-            found[what] = {"looks": looks, "statfs": operations}
+            found[what] = {"looks": looks, "statfs": operations, "worker_ms": worker_ms(client, what, rounds)}
         return found
 
 

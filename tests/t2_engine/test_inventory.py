@@ -98,6 +98,27 @@ async def test_a_large_tree_is_looked_at_where_no_policy_does(
             nursery.cancel_scope.cancel()
 
 
+async def test_a_scrape_does_not_wait_for_a_large_catalog(world: World, autojump_clock: trio.testing.MockClock) -> None:
+    """It is told what was read last; somebody reads every few seconds."""
+    async with world.running() as machine:
+        inventory = inventory_of(machine)
+        await three_files(machine)
+        await inventory.count()
+        machine.unlink(b"cold")
+        inventory._cost_ns = _LONG_NS
+        assert files_of((await inventory.glance()).tiers)["cold"] == (1, 3)
+        assert files_of((await inventory.count()).tiers)["cold"] == (0, 0)
+        assert files_of((await inventory.glance()).tiers)["cold"] == (0, 0)
+        inventory._cost_ns = _LONG_NS
+        await machine.archiver.release(b"warm")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(inventory.run, 60.0)
+            while inventory._cost_ns == _LONG_NS:
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert files_of((await inventory.glance()).tiers)["cold"] == (1, 2)
+
+
 async def test_what_the_bucket_owes_is_counted(world: World) -> None:
     async with world.running() as machine:
         inventory = inventory_of(machine)

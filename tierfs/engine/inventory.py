@@ -24,8 +24,9 @@ from tierfs.stores.catalog_view import CatalogView
 _MOST_FOR_STATUS_NS = 100_000_000
 #: A scrape comes every few seconds, and nobody is to feel it.
 _MOST_FOR_SCRAPES_NS = 10_000_000
-#: Where summing up the catalog takes longer than this, it is done for scrapes in a twentieth of the time.
-_QUICK_NS, _SHARE = 20_000_000, 20
+#: Where summing up the catalog takes longer than this, scrapes do not wait for it: it is done every few seconds, and
+#: never for more than a twentieth of the time.
+_QUICK_NS, _PAUSE_S, _SHARE = 10_000_000, 5.0, 20
 #: The first look of a mount whose policy does not look is so far away at most, in seconds.
 _FIRST_S = 10.0
 _NONE = Tally(0, 0)
@@ -82,10 +83,16 @@ class Inventory:
         self._looking = trio.Lock()
         self._recorded = Recorded()
         self._as_of_change: int | None = None
-        self._again_at = 0.0
+        self._cost_ns = 0  # what that took of the processor
 
     async def run(self, interval_s: float) -> None:
-        """Look at all hot files now and then where the policy does not, until cancelled."""
+        """Keep up what takes too long to be found out when somebody asks, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_reading)
+            nursery.start_soon(self._keep_looking, interval_s)
+
+    async def _keep_looking(self, interval_s: float) -> None:
+        """Look at all hot files now and then where the policy does not."""
         await trio.sleep(min(interval_s, _FIRST_S))
         while True:
             look = self._daemon.look
@@ -93,6 +100,14 @@ class Inventory:
                 with suppress(TierfsError, OSError):  # who asks is told
                     await self._daemon.look_at_all()
             await trio.sleep(interval_s)
+
+    async def _keep_reading(self) -> None:
+        """Read the catalog now and then where that takes a while."""
+        while True:
+            if not self._is_read_quickly():
+                with suppress(TierfsError):  # who asks is told
+                    await self._read()
+            await trio.sleep(max(_PAUSE_S, self._cost_ns / 1e9 * _SHARE))
 
     async def count(self) -> Stock:
         """For a person: as it is now where that takes a moment, or where nobody has looked yet. CatalogError."""
@@ -106,7 +121,8 @@ class Inventory:
 
     async def glance(self) -> Stock:
         """For a scrape: as count(), within milliseconds, whatever is not known then. CatalogError."""
-        recorded, look = await self._read_seldom(), self._daemon.look
+        recorded = await self._read() if self._is_read_quickly() else self._recorded
+        look = self._daemon.look
         if look is None:
             return self._unknown(recorded)
         if self._is_costly(look):
@@ -124,27 +140,27 @@ class Inventory:
 
     # -- the catalog ---------------------------------------------------------------------------------------------
 
-    async def _read_seldom(self) -> Recorded:
-        """What the catalog says; where many records take long to read, what it said a moment ago."""
-        return self._recorded if trio.current_time() < self._again_at else await self._read()
+    def _is_read_quickly(self) -> bool:
+        """Whether the catalog may be read while somebody waits; also where nobody knows yet."""
+        return self._cost_ns <= _QUICK_NS
 
     async def _read(self) -> Recorded:
         """What the catalog says, summed up in a thread: that is a look at all records."""
         async with self._summing:
             changes = self._tier.catalog.changes()
             if changes != self._as_of_change:
-                self._recorded, cpu_ns = await trio.to_thread.run_sync(self._sum_up)
+                self._recorded, self._cost_ns = await trio.to_thread.run_sync(self._sum_up)
                 self._as_of_change = changes
-                if cpu_ns > _QUICK_NS:
-                    self._again_at = trio.current_time() + cpu_ns / 1e9 * _SHARE
             return self._recorded
 
     def _sum_up(self) -> tuple[Recorded, int]:
         """What the catalog says, and what that took of the processor, in nanoseconds."""
         spent = Stopwatch()
         with closing(CatalogView(self._tier.catalog.path)) as view:
-            moves = sum(not matches(path, self._tier.settings.transient) for path in view.misplaced())
-            recorded = Recorded(view.tally(), view.count_tombstones(), moves)
+            tally, is_misplaced = view.tally_by_residency()
+            misplaced = view.misplaced() if is_misplaced else ()
+            moves = sum(not matches(path, self._tier.settings.transient) for path in misplaced)
+            recorded = Recorded(tally, view.count_tombstones(), moves)
         spent.pause()
         return recorded, spent.spent_ns
 

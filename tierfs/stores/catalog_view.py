@@ -48,11 +48,14 @@ class CatalogView:
             for (path,) in self._db.execute("SELECT path FROM pins"):
                 yield path
 
-    def tally(self) -> dict[Residency, Tally]:
-        """Files and bytes by residency: a look at all records."""
+    def tally_by_residency(self) -> tuple[dict[Residency, Tally], bool]:
+        """Files and bytes by residency, and whether any is misplaced: one look at all records."""
         with self._explaining():
-            rows = self._db.execute("SELECT residency, count(*), sum(size) FROM records GROUP BY residency").fetchall()
-            return {Residency(residency): Tally(files, size) for residency, files, size in rows}
+            rows = self._db.execute(
+                "SELECT residency, count(*), sum(size), max(misplaced) FROM records GROUP BY residency"
+            ).fetchall()
+            tally = {Residency(residency): Tally(files, size) for residency, files, size, _ in rows}
+            return tally, any(is_misplaced for *_, is_misplaced in rows)
 
     def count_tombstones(self) -> int:
         """How many objects the tree has given up."""
