@@ -40,7 +40,7 @@ KEEPERS = {
     "starlette": {"admin/*.py"},
     "hypercorn": {"admin/*.py"},
     "httpx": {"admin/*.py"},
-    "prometheus_client": {"admin/metrics.py"},
+    "prometheus_client": {"admin/metrics*.py"},
 }
 
 #: The pure room: the time is an argument, nothing waits, nothing is logged.

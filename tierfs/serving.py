@@ -361,17 +361,8 @@ class Serving:
         )
 
     def _operator(self, adapter: fuse.Adapter) -> Operator:
-        request = self.request
-        facts = Facts(
-            mountpoint=request["mountpoint"],
-            store=request["source"],
-            hot_directory=request["hot"],
-            state_directory=request["state"],
-            version=__version__,
-            worker_pid=os.getpid(),
-            supervisor_pid=self.request["supervisor_pid"],
-            passthrough="on" if self.parts.filesystem.files.modes.device else "off",
-        )
+        passthrough = "on" if self.parts.filesystem.files.modes.device else "off"
+        facts = Facts.of(self.request, __version__, passthrough)
         engine = Engine(
             tree=self.parts.filesystem.tree,
             tier=self.parts.tier,
@@ -382,13 +373,14 @@ class Serving:
             daemon=self.parts.daemon,
             settings=self.parts.settings,
             changed=self.parts.appeared,
+            snapshotter=self.parts.snapshotter,
         )
         return Operator(engine, facts, lambda: self._observations(adapter))
 
     def _observations(self, adapter: fuse.Adapter) -> Observations:
         modes = self.parts.filesystem.files.modes
         return Observations(
-            read_errors=adapter.errors,
+            read_errors=adapter.errors.total(),
             warnings=[*self._warnings, *self._store_warnings, *self._snapshot_warnings(), *self._process_warnings()],
             requests=tap.counts(),
             opens=dict(modes.opens),
@@ -397,4 +389,6 @@ class Serving:
             known_nodes=len(self.parts.filesystem.nodes),
             cold_restarts=self.parts.cold_process.restarts,
             succession=Succession(self.parts.session.take_overs, self._took_s, adapter.repeats, self._refused_upgrades),
+            errors=dict(adapter.errors),
+            answered=adapter.answered,
         )

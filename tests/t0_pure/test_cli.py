@@ -82,7 +82,7 @@ class Ledger:
         return {**STATUS, "cold": {"files": self.cold, "bytes": self.cold << 40}}
 
     async def measure(self) -> Measures:
-        return Measures("/srv/data", "1", operation_errors=2)
+        return Measures("/srv/data", "1", operation_errors={"FileLost": 2})
 
     async def list_entries(self, paths: Sequence[bytes], recursive: bool) -> AsyncIterator[Entry | Outcome]:
         for path in paths:
@@ -343,7 +343,7 @@ def test_status_says_which_mount_does_not_answer(runtime: Path, capsys: pytest.C
 def test_metrics_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("metrics", "/srv/data") == 0
     one = capsys.readouterr().out
-    assert 'tiered_storage_operation_errors_total{mountpoint="/srv/data"} 2.0\n' in one
+    assert 'tiered_storage_operation_errors_total{mountpoint="/srv/data",reason="FileLost"} 2.0\n' in one
     assert run("metrics") == 0
     assert capsys.readouterr().out == one
 
@@ -355,7 +355,7 @@ def test_metrics_say_which_mount_does_not_answer(ledger: Ledger, capsys: pytest.
     assert run("metrics") == Exit.NOT_RUNNING
     said = capsys.readouterr()
     assert f"pid {process.pid}) is gone" in said.err
-    assert 'tiered_storage_operation_errors_total{mountpoint="/srv/data"} 2.0\n' in said.out
+    assert 'tiered_storage_operation_errors_total{mountpoint="/srv/data",reason="FileLost"} 2.0\n' in said.out
 
 
 def test_metrics_without_mounts_are_an_empty_text(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tierfs.core.histogram import BOUNDS_NS, Histogram
+from tierfs.core.histogram import BOUNDS_NS, Doublings, Histogram
 
 durations = st.lists(st.integers(0, 2 * BOUNDS_NS[-1]), max_size=50)
 
@@ -75,3 +75,28 @@ def test_a_sum_has_the_durations_of_both(one: list[int], other: list[int]) -> No
 def test_it_travels_between_processes(durations_ns: list[int]) -> None:
     histogram = histogram_of(durations_ns)
     assert pickle.loads(pickle.dumps(histogram)) == histogram
+
+
+def doublings_of(durations_ns: list[int]) -> Doublings:
+    """Counted as its docstring says."""
+    doublings = Doublings()
+    for duration_ns in durations_ns:
+        doublings.cells[duration_ns.bit_length()] += 1
+        doublings.cells[-1] += duration_ns
+    return doublings
+
+
+@given(durations)
+def test_doublings_say_how_many_were_at_most_so_long(durations_ns: list[int]) -> None:
+    doublings = doublings_of(durations_ns)
+    assert (doublings.count, doublings.total_ns) == (len(durations_ns), sum(durations_ns))
+    for bound_s, count in doublings.cumulative():
+        assert count == sum(duration_ns / 1e9 < bound_s for duration_ns in durations_ns)
+
+
+def test_doublings_hold_every_duration_there_is() -> None:
+    longest_ns = (1 << 63) - 1
+    doublings = doublings_of([0, longest_ns])
+    assert doublings.cumulative()[0][1] == doublings.cumulative()[-2][1] == 1
+    assert doublings.cumulative()[-1] == (math.inf, 2)
+    assert doublings.total_ns == longest_ns

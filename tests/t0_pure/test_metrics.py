@@ -12,26 +12,38 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.t0_pure.test_documents import ROOT, rows, section
-from tierfs.admin.metrics import exposition, merged
+from tierfs.admin.metrics import exposition, merged, scrape
 from tierfs.core.access import Access
 from tierfs.core.errors import ControlError
-from tierfs.core.histogram import Histogram
-from tierfs.core.reports import StoreHealth
+from tierfs.core.histogram import Doublings, Histogram
+from tierfs.core.reports import LeaseReport, StoreHealth
 from tierfs.core.storms import ColdReader
 from tierfs.engine.coldside import ColdNumbers
+from tierfs.engine.daemon import Passes
 from tierfs.engine.guard import GuardNumbers
 from tierfs.engine.hydrate import HydrateCounters
-from tierfs.engine.measures import Measures, sum_of
+from tierfs.engine.inventory import Stock
+from tierfs.engine.measures import HotDisk, Measures, sum_of
+from tierfs.engine.movements import Movements
+from tierfs.engine.observed import Observations, Succession
+from tierfs.engine.snapshotter import Snapshots
 from tierfs.stores.cache import CacheCounters
+from tierfs.stores.catalog_rows import Tally
 from tierfs.stores.cold import StoreCounters
 
 WAITED = Histogram([1, 0, 2] + [0] * 13, 9_500_000)
 CLOSED = StoreHealth("closed", 0, 0, 0, "", 1, 2)
 OPEN = StoreHealth("open", 7, 5, 6, "it hangs", 3, 4)
+PIDS = {"worker": os.getpid(), "cold": os.getpid()}
+ANSWERED = Doublings()
+for took_ns in (10_000, 50_000, 2_000_000):
+    ANSWERED.cells[took_ns.bit_length()] += 1
+    ANSWERED.cells[-1] += took_ns
 COLD = ColdNumbers(
     pid=11,
     began_ns=1,
-    store=StoreCounters(1 << 60, 20, {"GetObject": 3, "PutObject": 4}, WAITED),
+    store=StoreCounters(1 << 60, 20, {"GetObject": 3, "PutObject": 4}, WAITED, {"GetObject": {"StoreUnavailable": 2}}),
+    lease=LeaseReport("held", 1, 1),
     health={"reads": OPEN, "writes": CLOSED},
     cache=CacheCounters(5, 6, 7, {"check": 8}),
     volume=4096,
@@ -44,7 +56,7 @@ MEASURES = Measures(
     cold_restarts=30,
     take_overs=34,
     cache_limit=31,
-    operation_errors=32,
+    operation_errors={"FileLost": 32},
     lost_files=33,
     guard=GuardNumbers(
         fetched_bytes={"allow": 41, "limit": 42, "deny": 0},
@@ -57,6 +69,43 @@ MEASURES = Measures(
             ColdReader("cat", 5, 7, Access.ALLOW, 1, 0, 1, 1, 0, "a", is_storm=False),
         ),
     ),
+    profile="kafka",
+    stock=Stock(
+        tiers={"hot": Tally(1, 10), "warm": Tally(2, 20), "cold": Tally(4, 40)},
+        lost=Tally(1, 5),
+        held=28,
+        as_of_ns=1_500_000_000,
+    ),
+    disk=HotDisk(size=1000, free=400, level=600, high=900, low=800),
+    moves={
+        "archive": Movements(1, 2, 3, 51),
+        "release": Movements(4, 5, 6, 52),
+        "restore": Movements(7, 8, 9, 53),
+    },
+    queue={"archiving": 54, "restoring": 55, "deletions": 56, "moves": 57, "planned": 58},
+    failing_files=59,
+    passes=Passes(
+        last_ns=60 * 10**9,
+        failed=61,
+        done=62,
+        broken=63,
+        took_ns=1_250_000_000,
+        by_verb={"archive": 64, "release": 65},
+    ),
+    snapshots=Snapshots(taken=66, failed=67, covered_ns=68 * 10**9, entries=69, bytes=70),
+    seen=Observations(
+        read_errors=32,
+        warnings=["a", "b"],
+        requests={"lookup": 71, "read": 72},
+        opens={"passthrough": 73, "cached": 74},
+        open_files=75,
+        backing_ids=76,
+        known_nodes=77,
+        succession=Succession(seconds=0.25),
+        answered={"lookup": ANSWERED},
+    ),
+    is_passthrough=True,
+    pids=PIDS,
 )
 
 
@@ -97,7 +146,6 @@ def test_every_figure_is_where_it_belongs() -> None:
         "cold_process_restarts_total": 30,
         "take_overs_total": 34,
         "cache_limit_bytes": 31,
-        "operation_errors_total": 32,
         "lost_files": 33,
         "cold_denied_total": 35,
         "cold_readers": 2,
@@ -109,7 +157,87 @@ def test_every_figure_is_where_it_belongs() -> None:
         "s3_bytes_downloaded": 20,
         "s3_first_byte_seconds_count": 3,
         "s3_first_byte_seconds_sum": 0.0095,
+        "archived_segments_total": 5,
+        "tiers_counted_timestamp_seconds": 1.5,
+        "archived_bytes_total": 51,
+        "released_bytes_total": 52,
+        "restored_bytes_total": 53,
+        "failing_files": 59,
+        "policy_pass_timestamp_seconds": 60,
+        "policy_pass_duration_seconds": 1.25,
+        "policy_failures_total": 61,
+        "hot_disk_size_bytes": 1000,
+        "hot_disk_free_bytes": 400,
+        "hot_held_bytes": 28,
+        "hot_level_bytes": 600,
+        "snapshot_timestamp_seconds": 68,
+        "snapshot_entries": 69,
+        "snapshot_bytes": 70,
+        "open_files": 75,
+        "backing_ids": 76,
+        "known_nodes": 77,
+        "passthrough": 1,
+        "take_over_seconds": 0.25,
+        "warnings": 2,
     }
+
+
+def test_figures_of_the_tiers_are_told_apart() -> None:
+    found = {
+        (key[0].removeprefix("tiered_storage_"), *key[1:]): value for key, value in values_of(text_of(MEASURES)).items()
+    }
+    assert found["segments_total", "kafka"] == 7
+    assert [found["tier_files", tier] for tier in ("hot", "warm", "cold")] == [1, 2, 4]
+    assert [found["tier_bytes", tier] for tier in ("hot", "warm", "cold")] == [10, 20, 40]
+    for verb, figures in (("archive", [1, 3, 2]), ("release", [4, 6, 5]), ("restore", [7, 9, 8])):
+        assert [found[f"{verb}_operations_total", result] for result in ("done", "failed", "refused")] == figures
+    assert [found["queue_length", queue] for queue in MEASURES.queue] == [54, 55, 56, 57, 58]
+    assert [found["policy_passes_total", result] for result in ("done", "failed")] == [62, 63]
+    assert [found["policy_planned_files", verb] for verb in ("archive", "release")] == [64, 65]
+    assert [found["hot_watermark_bytes", mark] for mark in ("high", "low")] == [900, 800]
+    assert [found["snapshots_total", result] for result in ("done", "failed")] == [66, 67]
+
+
+def test_figures_of_the_mount_are_told_apart() -> None:
+    found = {
+        (key[0].removeprefix("tiered_storage_"), *key[1:]): value for key, value in values_of(text_of(MEASURES)).items()
+    }
+    assert found["operation_errors_total", "FileLost"] == 32
+    assert found["operation_errors_total", "DeadlineExceeded"] == 0
+    assert found["s3_failures_total", "GetObject", "StoreUnavailable"] == 2
+    assert [found["fuse_requests_total", name] for name in ("lookup", "read")] == [71, 72]
+    assert [found["opens_total", mode] for mode in ("passthrough", "cached")] == [73, 74]
+    buckets = {key[1]: value for key, value in found.items() if key[0] == "fuse_answer_seconds_bucket"}
+    assert list(buckets.values()) == [1, 2, 2, 2] + [3] * 9
+    assert list(buckets)[-1] == "+Inf"
+    assert found["fuse_answer_seconds_sum", "lookup"] == 0.00206
+    assert found["lease_state", "held"] == 1
+    assert sum(value for key, value in found.items() if key[0] == "lease_state") == 1
+    for process in PIDS:
+        assert found["process_resident_memory_bytes", process] > 0
+        assert found["process_start_time_seconds", process] > 0
+
+
+def test_what_nobody_has_counted_yet_has_no_sample() -> None:
+    """Before the first look at the hot directory nobody knows how many files there are: that is not none."""
+    text = text_of(Measures("/m", "1", stock=Stock({"cold": Tally(2, 3)}, Tally(0, 0), 0, 0)))
+    tiers = [key[1] for key in values_of(text) if key[0] == "tiered_storage_tier_files"]
+    assert tiers == ["cold"]
+    assert "tiered_storage_segments_total{" not in text
+
+
+async def test_a_scrape_in_pieces_says_the_same() -> None:
+    """More samples than a piece has, help and type once, in both formats."""
+    seen = replace(MEASURES.seen, answered={f"operation_{number}": ANSWERED for number in range(20)}, requests={})
+    measures = replace(MEASURES, seen=seen, pids={})
+    for accept in ("", "application/openmetrics-text;version=1.0.0"):
+        text, media_type = await scrape(measures, accept)
+        assert (text, media_type) == exposition(measures, accept)
+        lines = text.decode().splitlines()
+        for kind in ("HELP", "TYPE"):
+            assert sum(line.startswith(f"# {kind} tiered_storage_fuse_answer_seconds ") for line in lines) == 1
+        assert sum(line.startswith("tiered_storage_fuse_answer_seconds_bucket") for line in lines) == 20 * 13
+        assert sum(line == "# EOF" for line in lines) == bool(accept)
 
 
 def test_figures_with_labels_are_told_apart() -> None:
@@ -143,7 +271,7 @@ def test_figures_with_labels_are_told_apart() -> None:
 
 
 def test_a_mount_that_has_done_nothing_has_every_family() -> None:
-    fresh = [family.name for family in text_string_to_metric_families(text_of(Measures("/m", "1")))]
+    fresh = [family.name for family in text_string_to_metric_families(text_of(Measures("/m", "1", pids=PIDS)))]
     assert fresh == [family.name for family in text_string_to_metric_families(text_of(MEASURES))]
 
 
@@ -175,6 +303,7 @@ def test_scrapers_that_prefer_openmetrics_get_it() -> None:
     assert kinds["tiered_storage_s3_first_byte_seconds"] == "histogram"
     assert kinds["tiered_storage_s3_bytes_downloaded"] == "unknown"
     assert kinds["tiered_storage_cold_reads"] == "counter"
+    assert kinds["tiered_storage_segments_total"] == "gauge"
 
 
 def test_a_mountpoint_may_be_any_bytes() -> None:
@@ -184,7 +313,7 @@ def test_a_mountpoint_may_be_any_bytes() -> None:
 
 
 def test_several_mounts_make_one_text() -> None:
-    texts = [text_of(replace(MEASURES, mountpoint=mountpoint)) for mountpoint in ("/a", "/b")]
+    texts = [text_of(replace(MEASURES, mountpoint=mountpoint, pids={})) for mountpoint in ("/a", "/b")]
     families = list(text_string_to_metric_families(merged(texts)))
     assert [family.name for family in families] == [family.name for family in text_string_to_metric_families(texts[0])]
     for family in families:
@@ -210,14 +339,20 @@ def test_the_totals_of_processes_that_ended_count() -> None:
     later = replace(
         COLD,
         began_ns=2,
-        store=StoreCounters(1, 2, {"GetObject": 1, "HeadObject": 2}, WAITED),
+        store=StoreCounters(
+            1, 2, {"GetObject": 1, "HeadObject": 2}, WAITED, {"GetObject": {"StoreUnavailable": 1, "AccessDenied": 1}}
+        ),
         health={"reads": CLOSED},
         cache=CacheCounters(1, 1, 1, {"read": 1}),
         volume=5,
     )
     total = sum_of(COLD, later)
     assert total.store == StoreCounters(
-        (1 << 60) + 1, 22, {"GetObject": 4, "PutObject": 4, "HeadObject": 2}, WAITED.plus(WAITED)
+        (1 << 60) + 1,
+        22,
+        {"GetObject": 4, "PutObject": 4, "HeadObject": 2},
+        WAITED.plus(WAITED),
+        {"GetObject": {"StoreUnavailable": 3, "AccessDenied": 1}},
     )
     assert total.cache == CacheCounters(6, 7, 8, {"check": 8, "read": 1})
     assert total.health == {"reads": replace(CLOSED, opened=4, refused=6)}

@@ -44,6 +44,15 @@ def test_objects_are_plain_files(store: DirectoryStore, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o600
 
 
+def test_what_fails_is_counted_as_a_bucket_would(store: DirectoryStore) -> None:
+    info = put(store, "a", b"x")
+    store.delete("a")
+    for _ in range(2):
+        with pytest.raises(ObjectMissing):
+            read(store, info)
+    assert store.counters.failures == {"GetObject": {"ObjectMissing": 2}}
+
+
 def test_an_etag_is_new_with_every_put(store: DirectoryStore) -> None:
     first, second = put(store, "a", b"abc"), put(store, "a", b"abc")
     assert first.etag != second.etag

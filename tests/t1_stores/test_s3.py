@@ -168,6 +168,7 @@ def test_a_store_that_was_busy_is_asked_again() -> None:
     with store_that_hears(refusal(503, "SlowDown"), head(), max_retries=1) as store:
         assert store.head("some/key").size == len(BODY)
         assert store.counters.requests == {"HeadObject": 2}
+        assert store.counters.failures == {"HeadObject": {"StoreUnavailable": 1}}
 
 
 def test_a_read_is_left_to_who_knows_whether_somebody_still_waits() -> None:
@@ -175,7 +176,20 @@ def test_a_read_is_left_to_who_knows_whether_somebody_still_waits() -> None:
         with pytest.raises(StoreUnavailable, match="SlowDown"):
             get(store)
         assert store.counters.requests == {"GetObject": 1}
+        assert store.counters.failures == {"GetObject": {"StoreUnavailable": 1}}
         assert get(store) == b"234"
+
+
+def test_every_way_to_fail_is_counted_once() -> None:
+    """No connection, a refusal, a body that ends early, an answer to another question."""
+    answers = (Answer(b""), refusal(403, "AccessDenied"), ranged(b"23", length=3), ranged(etag="other"), ranged())
+    with store_that_hears(*answers) as store:
+        for kind in (StoreUnavailable, AccessDenied, StoreUnavailable, ObjectChanged):
+            with pytest.raises(kind):
+                get(store)
+        assert get(store) == b"234"
+        assert store.counters.requests == {"GetObject": 5}
+        assert store.counters.failures == {"GetObject": {"StoreUnavailable": 2, "AccessDenied": 1, "ObjectChanged": 1}}
 
 
 def test_a_missing_object_in_a_missing_bucket() -> None:

@@ -21,6 +21,7 @@ CONTENT = random.Random(8).randbytes(3 * CHUNK + 5)
 READS = "tiered_storage_cold_reads_total"
 WAITS = "tiered_storage_cold_wait_seconds"
 FIRST_BYTES = "tiered_storage_s3_first_byte_seconds"
+OF_PROCESSES = "tiered_storage_process_"
 OPENED = "tiered_storage_breaker_opened_total", "reads"
 
 Key = tuple[str, ...]
@@ -39,6 +40,7 @@ def scraped(mount: Mount) -> dict[Key, float]:
 def grown(before: dict[Key, float], after: dict[Key, float]) -> dict[Key, float]:
     """By how much counters rose; none may go down or away."""
     is_counter = {key: key[0].endswith(("_total", "_count", "_sum", "_bucket", "loaded")) for key in before}
+    is_counter |= {key: False for key in before if key[0].startswith(OF_PROCESSES)}  # each process has its own
     lower = {
         key: (value, after.get(key)) for key, value in before.items() if is_counter[key] and not after[key] >= value
     }
@@ -73,6 +75,39 @@ def test_cold_reads_are_counted() -> None:
         assert status["cold_reads"]["waits"]["count"] == after[WAITS + "_count",]
         assert status["cache"]["misses"] == after["tiered_storage_cache_misses_total",]
         assert status["store_io"]["first_byte"]["count"] == after[FIRST_BYTES + "_count",]
+
+
+def test_tiers_movements_and_requests_are_counted() -> None:
+    """Archive, release, restore, a file that stays: the figures are those of `status`, at once."""
+    with directory() as home, mounted(Plan(home)) as mount:
+        for name in ("hot", "warm", "cold", "back"):
+            (mount.path / name).write_bytes(CONTENT)
+        before = scraped(mount)
+        mount.archive("warm")
+        mount.release("cold", "back")
+        mount.restore("back")
+        after = scraped(mount)
+        more = grown(before, after)
+        done = {
+            verb: more[f"tiered_storage_{verb}_operations_total", "done"] for verb in ("archive", "release", "restore")
+        }
+        assert done == {"archive": 3, "release": 2, "restore": 1}
+        assert more["tiered_storage_restored_bytes_total",] == len(CONTENT)
+        assert after["tiered_storage_segments_total", "default"] == 4
+        assert after["tiered_storage_archived_segments_total",] == 3
+        status = mount.status()
+        for tier, files in (("hot", 1), ("warm", 2), ("cold", 1)):
+            assert status[tier] == {"files": files, "bytes": files * len(CONTENT)}
+            assert after["tiered_storage_tier_files", tier] == files
+            assert after["tiered_storage_tier_bytes", tier] == files * len(CONTENT)
+        assert 0 < after["tiered_storage_hot_disk_free_bytes",] <= after["tiered_storage_hot_disk_size_bytes",]
+        assert after["tiered_storage_hot_held_bytes",] >= 3 * len(CONTENT)
+        assert after["tiered_storage_lease_state", "held"] == 1
+        assert after["tiered_storage_fuse_requests_total", "create"] == 4
+        assert after["tiered_storage_fuse_answer_seconds_count", "create"] == 4
+        assert after["tiered_storage_fuse_answer_seconds_bucket", "+Inf", "create"] == 4
+        assert after["tiered_storage_process_open_fds", "worker"] > 0
+        assert after["tiered_storage_process_resident_memory_bytes", "cold"] > 0
 
 
 def is_served_by_another(mount: Mount, pid: int) -> bool:
@@ -142,7 +177,8 @@ def test_what_goes_wrong_is_counted(stage: Stage) -> None:
     assert failed.value.errno == errno.EIO
     more = grown(before, scraped(stage.mount))
     assert more["tiered_storage_cold_deadline_misses_total",] >= 1
-    assert more["tiered_storage_operation_errors_total",] >= 1
+    assert sum(value for key, value in more.items() if key[0] == "tiered_storage_operation_errors_total") >= 1
+    assert more["tiered_storage_s3_failures_total", "GetObject", "StoreUnavailable"] >= 1
     assert more[WAITS + "_sum",] > 1.9
     assert scraped(stage.mount)["tiered_storage_breaker_failures", "reads"] >= 1
 

@@ -173,7 +173,7 @@ async def _status(service: Service, _request: Request) -> Response:
 
 
 async def _metrics(service: Service, request: Request) -> Response:
-    body, media_type = metrics.exposition(await service.measure(), request.headers.get("accept", ""))
+    body, media_type = await metrics.scrape(await service.measure(), request.headers.get("accept", ""))
     return Response(body, headers={"content-type": media_type})
 
 

@@ -34,6 +34,8 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     \b
     mountpoint, store, hot_directory, state_directory, version   text
     hot, warm, cold    {files, bytes}
+    as_of_ns           when all hot files were last looked at, ns since the epoch; a moment ago, but for large trees:
+                       there it is the policy's last pass, and what was moved since is counted
     lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which
     cold_reads         {reads, bytes_asked, bytes_fetched, gets, waits, deadline_misses, retries, corrupt_chunks};
                        waits: how long reads waited whose chunks were not in memory

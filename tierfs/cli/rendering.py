@@ -13,6 +13,7 @@ from tierfs.core.reports import Entry
 _BINARY = "KMGTPE"
 _AGES = ((7 * 86_400 * 10, "w", 7 * 86_400), (86_400, "d", 86_400), (3_600, "h", 3_600), (60, "m", 60), (0, "s", 1))
 _MOST_READERS = 5
+_OLD_S = 5.0  # figures younger than this are as good as new
 _STYLES = {"hot": "red", "warm": "yellow", "cold": "cyan"}
 
 #: What `ls` prints above its columns, on a terminal.
@@ -134,6 +135,7 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     for tier in ("hot", "warm", "cold"):
         figures = status[tier]
         lines.append(f"  {tier:<8}{figures['files']:>9} files {shown_size(figures['bytes']):>9}")
+    lines += _age_of_figures(status.get("as_of_ns") or 0, now)
     lost = (status.get("lost") or {}).get("files")
     lines += [click.style(f"  lost    {lost:>9} files: `tierfs ls -r` says which", fg="red")] if lost else []
     lines += [f"  reads   {line}" for line in _cold_reads(status.get("cold_reads") or {}, status["store_io"])]
@@ -150,6 +152,12 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     lines += [click.style(f"  error: {shown_path(path)}: {reason}", fg="red") for path, reason in failed.items()]
     lines += [click.style(f"  warning: {warning}", fg="yellow") for warning in status.get("warnings") or ()]
     return lines
+
+
+def _age_of_figures(as_of_ns: int, now: float) -> list[str]:
+    """Of when the figures of the tiers are, where that matters: many files, and one look at all takes long."""
+    age = now - as_of_ns / 1e9
+    return [f"  counted {shown_age(age)} ago, kept up with what was moved since"] if as_of_ns and age > _OLD_S else []
 
 
 def _cold_reads(reads: Mapping[str, Any], io: Mapping[str, Any]) -> list[str]:

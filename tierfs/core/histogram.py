@@ -60,3 +60,40 @@ class Histogram:
             below += count
             lower_ns = bound_ns
         return BOUNDS_NS[-1] / 1e9 if self.count else None
+
+
+_CELLS = 65  # a number of nanoseconds has up to 63 bits
+#: Which of the buckets are shown, as bits: from 16 microseconds in steps of four times as much to a minute.
+_SHOWN = range(14, 37, 2)
+
+
+class Doublings:
+    """Durations counted in buckets that are each twice as wide as the one before: two additions for each duration.
+
+    Who counts does it without a call, since what is counted may take microseconds:
+
+        cells[took_ns.bit_length()] += 1
+        cells[-1] += took_ns
+
+    INVARIANT: `cells[n]` are the durations of n bits, so below 2**n nanoseconds; the last cell is the sum of all.
+    """
+
+    __slots__ = ("cells",)
+
+    def __init__(self) -> None:
+        self.cells = [0] * (_CELLS + 1)
+
+    @property
+    def count(self) -> int:
+        """How many durations there were."""
+        return sum(self.cells[:-1])
+
+    @property
+    def total_ns(self) -> int:
+        """Their sum."""
+        return self.cells[-1]
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """For each bound in seconds, the last one infinite: how many durations were at most so long."""
+        shown = [(2**bits / 1e9, sum(self.cells[: bits + 1])) for bits in _SHOWN]
+        return [*shown, (float("inf"), self.count)]

@@ -13,6 +13,7 @@ from tierfs.core.residency import Residency
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.events import sentence
+from tierfs.engine.movements import Movements
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import identity_of
@@ -36,9 +37,16 @@ class Archiver:
         self._began_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
         self._moving: set[Ino] = set()
         self.active: dict[bytes, int] = {}  # path: size, of the files that are being archived now
+        self.archives, self.releases = Movements(), Movements()
 
     async def archive(self, path: bytes) -> Record:
         """Copy a HOT file up and verify it: it is MIRRORED then. NotEligible, OSError, StoreError."""
+        with self.archives.watching():
+            record = await self._archive(path)
+        self.archives.moved(record.attributes.size)
+        return record
+
+    async def _archive(self, path: bytes) -> Record:
         if path in self.active:
             raise NotEligible("being archived")
         key = key_of(self._tier.prefix, path)
@@ -65,6 +73,12 @@ class Archiver:
 
     async def release(self, path: bytes) -> Record:
         """Drop the hot bytes of a MIRRORED file after a last look at its object. NotEligible, OSError, StoreError."""
+        with self.releases.watching():
+            record = await self._release(path)
+        self.releases.moved(record.attributes.size)
+        return record
+
+    async def _release(self, path: bytes) -> Record:
         record = self._tier.check_releasable(path)
         stored = record.object
         if stored is None:

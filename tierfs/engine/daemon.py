@@ -9,9 +9,9 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import outcome
@@ -25,6 +25,7 @@ from tierfs.core.reports import happened
 from tierfs.core.windows import parse_windows, why_held
 from tierfs.engine.archive import Archiver
 from tierfs.engine.events import because, sentence
+from tierfs.engine.look import Look, Stopwatch
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import HotTier, join
@@ -38,7 +39,8 @@ _LOOKS_AT_ONCE = 50  # files that the loop looks at before it serves others
 class Passes:
     """When the policy ran; times in nanoseconds since the epoch, 0 for never.
 
-    `waiting` is why deletions and renames did not reach the bucket the last time, empty when they did.
+    `waiting` is why deletions and renames did not reach the bucket the last time, empty when they did. `done` passes
+    ended, `broken` ones by an error of their own; the last one took `took_ns`, and planned so much `by_verb`.
     """
 
     last_ns: int = 0
@@ -46,6 +48,10 @@ class Passes:
     planned: int = 0
     failed: int = 0
     waiting: str = ""
+    done: int = 0
+    broken: int = 0
+    took_ns: int = 0
+    by_verb: Mapping[str, int] = field(default_factory=lambda: {verb.value: 0 for verb in Verb})
 
 
 class Daemon:
@@ -73,15 +79,25 @@ class Daemon:
         self._archives = trio.CapacityLimiter(settings.archive_concurrency)
         #: What is done after a pass, whatever became of it.
         self.after_pass: Callable[[], Awaitable[None]] = _nothing
+        #: How many files the last plan wants to be archived whose turn has not come.
+        self.waiting_files = 0
+        #: The last look at all hot files, None before the first.
+        self.look: Look | None = None
+        #: Files and bytes that were moved to the hot tier until now, less what was released: see Look.
+        self.brought: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     async def run(self) -> None:
         """A pass now and after every interval, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
+                began = trio.current_time()
                 try:
                     await self.begin_pass(nursery)
+                    self.passes.done += 1
                 except (TierfsError, OSError) as error:
+                    self.passes.broken += 1
                     log.warning("the policy pass failed: %s", sentence(error), extra=happened("failure"))
+                self.passes.took_ns = round((trio.current_time() - began) * 1e9)
                 await self.after_pass()
                 self.passes.next_ns = self._tier.now() + self._settings.policy_interval
                 await trio.sleep(self._settings.policy_interval.seconds)
@@ -104,11 +120,14 @@ class Daemon:
         actions = await self.plan()
         self.passes.planned = len(actions)
         self._say_planned(actions, time.monotonic_ns() - began_ns)
-        self._waiting = deque(_by_segment([action for action in actions if action.verb is Verb.ARCHIVE]))
+        archives = [action for action in actions if action.verb is Verb.ARCHIVE]
+        releases = [action for action in actions if action.verb is Verb.RELEASE]
+        self.passes.by_verb = {Verb.ARCHIVE.value: len(archives), Verb.RELEASE.value: len(releases)}
+        self._waiting, self.waiting_files = deque(_by_segment(archives)), len(archives)
         if self._waiting and not self._is_archiving:
             self._is_archiving = True
             nursery.start_soon(self._archive_waiting, nursery)
-        await self.release([action for action in actions if action.verb is Verb.RELEASE])
+        await self.release(releases)
 
     def _say_planned(self, actions: list[Action], took_ns: int) -> None:
         """A pass that found something to do is an event; most find nothing."""
@@ -127,12 +146,12 @@ class Daemon:
 
     async def plan(self) -> list[Action]:
         """What a pass would do now."""
-        files = await self.look_at_all()
-        for gone in self._tier.failures.keys() - {file.path for file in files}:
+        files, look = await self._look_at_all()
+        for gone in self._tier.failures.keys() - {file.path for file in files} if self._tier.failures else ():
             del self._tier.failures[gone]  # renamed, or removed behind the mount
         filesystem = self._tier.hot.statvfs()
         fill = Fill(
-            hot=sum(file.size - file.holes for file in files),
+            hot=look.held,
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             capacity=filesystem.f_blocks * filesystem.f_frsize,
         )
@@ -156,19 +175,42 @@ class Daemon:
 
     async def look_at_all(self) -> list[HotFile]:
         """Every hot file as the policy sees it; the walk itself runs in a thread."""
-        hot = self._tier.hot.for_thread()
-        try:
-            found = await trio.to_thread.run_sync(lambda: list(walk(hot, b"")))
-        finally:
-            hot.close()
+        return (await self._look_at_all())[0]
+
+    async def _look_at_all(self) -> tuple[list[HotFile], Look]:
+        look = Look(self._tier.now(), self.brought())
+        found, look.cpu_ns = await self._walk()
         files = []
+        spent = Stopwatch()
         for index, (path, st) in enumerate(found):
             if index % _LOOKS_AT_ONCE == 0:
+                spent.pause()
                 await trio.lowlevel.checkpoint()
+                spent.go_on()
             with suppress(CatalogError):  # the look itself sees what the file is, written down or not
                 self._tier.noticed(self._tier.catalog.get(path))
-            files.append(self._tier.look(path, st))
-        return files
+            file = self._tier.look(path, st)
+            look.add(file)
+            files.append(file)
+        spent.pause()
+        look.cpu_ns += spent.spent_ns
+        self.look = look
+        return files, look
+
+    async def _walk(self) -> tuple[list[tuple[bytes, os.stat_result]], int]:
+        """All regular files, with their stat, and what finding them took of the processor, in nanoseconds."""
+        hot = self._tier.hot.for_thread()
+
+        def run() -> tuple[list[tuple[bytes, os.stat_result]], int]:
+            spent = Stopwatch()
+            found = list(walk(hot, b""))
+            spent.pause()
+            return found, spent.spent_ns
+
+        try:
+            return await trio.to_thread.run_sync(run)
+        finally:
+            hot.close()
 
     async def _archive(self, path: bytes) -> object:
         return await self._archiver.archive(path)
@@ -195,8 +237,10 @@ class Daemon:
                 await trio.sleep(wait_ns / 1e9)  # what waits then may be something else
             elif self.why_held():
                 self._waiting.clear()
+                self.waiting_files = 0
             else:
                 together = self._waiting.popleft()
+                self.waiting_files -= len(together)
                 self._pace = self._pace.spent(len(together), now_ns)
                 return together
         return []

@@ -1,4 +1,4 @@
-"""What a mount counts of its cold side: totals since its worker started, over all its cold processes."""
+"""What a mount counts: totals since its worker started, those of the cold side over all its cold processes."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,12 +11,31 @@ from tierfs.core.histogram import Histogram
 from tierfs.core.reports import StoreHealth
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.coldtier import ColdTier
+from tierfs.engine.daemon import Passes
 from tierfs.engine.guard import GuardNumbers
+from tierfs.engine.inventory import Stock
+from tierfs.engine.movements import Movements
+from tierfs.engine.observed import NOTHING_SEEN, Observations
 from tierfs.engine.reading import HydrateCounters
+from tierfs.engine.snapshotter import Snapshots
 from tierfs.stores.cache import CacheCounters
 from tierfs.stores.cold import StoreCounters
 
 _PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class HotDisk:
+    """The hot tier's filesystem in bytes: `free` is for who is not root.
+
+    `level` is what the watermarks are compared with: what is used of all of it, or what the tree's files take.
+    """
+
+    size: int = 0
+    free: int = 0
+    level: int = 0
+    high: int = 0
+    low: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +44,8 @@ class Measures:
 
     `cold_restarts` is how often the cold process ended and was started again, `take_overs` how often a worker went on
     where another one had ended (since the mount was made), `operation_errors` how often an
-    application was told an error that is not the local filesystem's.
+    application was told an error that is not the local filesystem's, by the class of the error. `moves` has the three
+    ways between the tiers, `queue` what waits. `failing_files` could not be moved when the policy last tried.
     """
 
     mountpoint: str
@@ -35,9 +55,20 @@ class Measures:
     cold_restarts: int = 0
     take_overs: int = 0
     cache_limit: int = 0
-    operation_errors: int = 0
+    operation_errors: Mapping[str, int] = field(default_factory=dict)
     lost_files: int = 0
     guard: GuardNumbers = field(default_factory=GuardNumbers)
+    profile: str = "generic"
+    stock: Stock = field(default_factory=Stock)
+    disk: HotDisk = field(default_factory=HotDisk)
+    moves: Mapping[str, Movements] = field(default_factory=dict)
+    queue: Mapping[str, int] = field(default_factory=dict)
+    failing_files: int = 0
+    passes: Passes = field(default_factory=Passes)
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    seen: Observations = NOTHING_SEEN
+    is_passthrough: bool = False
+    pids: Mapping[str, int] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:
         """What an operator should know of."""
@@ -119,6 +150,10 @@ def sum_of(before: ColdNumbers, now: ColdNumbers) -> ColdNumbers:
             before.store.bytes_downloaded + now.store.bytes_downloaded,
             _added(before.store.requests, now.store.requests),
             before.store.first_byte.plus(now.store.first_byte),
+            {
+                operation: _added(before.store.failures.get(operation, {}), now.store.failures.get(operation, {}))
+                for operation in {**before.store.failures, **now.store.failures}
+            },
         ),
         cache=CacheCounters(
             before.cache.hits + now.cache.hits,

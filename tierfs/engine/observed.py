@@ -1,6 +1,11 @@
 """What the mount tells the engine of itself, for an operator: its facts, and what it saw."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tierfs.core.histogram import Doublings
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,20 @@ class Facts:
     worker_pid: int
     supervisor_pid: int
     passthrough: str = "off"
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], version: str, passthrough: str) -> Self:
+        """The facts of a mount that was asked for like this, and is served by this process."""
+        return cls(
+            mountpoint=request["mountpoint"],
+            store=request["source"],
+            hot_directory=request["hot"],
+            state_directory=request["state"],
+            version=version,
+            worker_pid=os.getpid(),
+            supervisor_pid=request["supervisor_pid"],
+            passthrough=passthrough,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +51,10 @@ class Succession:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What the mount saw until now; counts since the worker started, but for what is open now."""
+    """What the mount saw until now; counts since the worker started, but for what is open now.
+
+    `errors` are the read_errors by the class of the error; `answered` is how long operations took, by their names.
+    """
 
     read_errors: int
     warnings: list[str]
@@ -43,3 +65,8 @@ class Observations:
     known_nodes: int
     cold_restarts: int = 0
     succession: Succession = Succession()
+    errors: Mapping[str, int] = field(default_factory=dict)
+    answered: Mapping[str, Doublings] = field(default_factory=dict)
+
+
+NOTHING_SEEN = Observations(0, [], {}, {}, 0, 0, 0)

@@ -24,6 +24,7 @@ from tierfs.core.steps import step
 from tierfs.engine.budget import Budget, Ticket
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.events import because, sentence
+from tierfs.engine.movements import Movements
 from tierfs.engine.tier import Tier
 from tierfs.engine.waits import note, waiting_for
 from tierfs.stores.hot import apply_attributes, split
@@ -90,6 +91,7 @@ class Restorer:
         self.along: Callable[[bytes], list[bytes]] = lambda _path: []
         self._nursery: trio.Nursery | None = None
         self._active: dict[Ino, _Restore] = {}
+        self.restores = Movements()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the restores: they go on when the one who asked first goes away."""
@@ -157,7 +159,9 @@ class Restorer:
 
     async def _run_one(self, record: Record, restore: _Restore) -> None:
         try:
-            await self._bring_back(record, restore)
+            with self.restores.watching():
+                await self._bring_back(record, restore)
+            self.restores.moved(restore.moved)
         except (TierfsError, OSError) as error:
             now = self._tier.catalog.get_by_ino(record.ino)
             if now is None or now.residency in WITHOUT_HOT_BYTES:  # else something replaced the file: it is hot

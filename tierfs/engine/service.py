@@ -3,55 +3,32 @@
 Every answer is made of core.reports. Work on many files goes on file by file; what fails for one is its outcome.
 """
 
-import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
 
 import trio
 
-from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
-from tierfs.core.histogram import Histogram
 from tierfs.core.policy import matches
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
-from tierfs.core.residency import Residency, tier_of
-from tierfs.engine.archive import Archiver
+from tierfs.core.residency import Residency
 from tierfs.engine.check import Checker
-from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.daemon import Daemon
 from tierfs.engine.entries import Entries
 from tierfs.engine.events import because, sentence
-from tierfs.engine.hydrate import Hydrator
+from tierfs.engine.figures import Engine, Figures
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
-from tierfs.engine.measures import Measures, Odometer
+from tierfs.engine.measures import Measures
 from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.oversight import Oversight
-from tierfs.engine.restore import Restorer
 from tierfs.engine.segments import Surroundings, to_move_along
-from tierfs.engine.tier import Tier
-from tierfs.engine.tree import Found, Tree
+from tierfs.engine.tree import Found
 from tierfs.stores.hot import join
+
+__all__ = ["Engine", "Operator"]
 
 _LOOKS_AT_ONCE = 200  # files that a walk looks at before the loop serves others
 _FILES_AT_ONCE = 64  # waiting files of one request; the engine's own limits are lower
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """The parts of a running mount."""
-
-    tree: Tree
-    tier: Tier
-    cold: ColdTier
-    hydrator: Hydrator
-    archiver: Archiver
-    restorer: Restorer
-    daemon: Daemon
-    settings: Settings
-    #: Told each path that changed without an application's doing.
-    changed: Callable[[bytes], None] = lambda _path: None
 
 
 class Operator(Oversight):
@@ -60,90 +37,22 @@ class Operator(Oversight):
     def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
         super().__init__(self.move, engine.tier)
         self._engine = engine
-        self._facts = facts
-        self._observe = observe
-        self._odometer = Odometer(engine.cold)
+        self.figures = Figures(engine, facts, observe)
         self._entries = Entries(engine.tree, engine.hydrator, engine.daemon)
 
     # -- status --------------------------------------------------------------------------------------------------
 
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
-        e, facts, seen = self._engine, self._facts, self._observe()
-        passes, measured = e.daemon.passes, await self.measure()
-        return {
-            **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
-            **await self._tiers(),
-            "lost": self._lost(),
-            **measured.as_json(),
-            "queue": {
-                "archiving": len(e.archiver.active),
-                "restoring": e.restorer.active(),
-                "deletions": len(e.tier.catalog.tombstones()),
-                "moves": sum(not matches(one.path, e.settings.transient) for one in e.tier.catalog.misplaced()),
-            },
-            "errors": {
-                "reads": seen.read_errors,
-                "policy": passes.failed,
-                "files": {os.fsdecode(path): reason for path, (_, _, reason) in list(e.tier.failures.items())[:20]},
-            },
-            "policy": {"last_pass_ns": passes.last_ns, "next_pass_ns": passes.next_ns, "planned": passes.planned},
-            "passthrough": facts.passthrough,
-            "read_only": e.settings.read_only,
-            "version": facts.version,
-            "warnings": [*seen.warnings, *measured.warnings(), *filter(None, [passes.waiting])],
-            "fuse": {
-                "requests": seen.requests,
-                "opens": seen.opens,
-                "open_files": seen.open_files,
-                "backing_ids": seen.backing_ids,
-                "known_nodes": seen.known_nodes,
-            },
-            "succession": asdict(seen.succession),
-            "worker_pid": facts.worker_pid,
-            "supervisor_pid": facts.supervisor_pid,
-        }
+        return await self.figures.status()
 
     async def keep_totals(self) -> None:
-        """Look at the cold process's totals now and then, until cancelled: they should outlive it."""
-        await self._odometer.run()
+        """Keep up what would be lost, or known too late, if nobody asked for it; until cancelled."""
+        await self.figures.keep_up()
 
     async def measure(self) -> Measures:
-        """The cold side in figures: quickly, however many files there are."""
-        e, facts = self._engine, self._facts
-        cold, seen, counters = await self._odometer.read(), self._observe(), e.hydrator.counters
-        return Measures(
-            mountpoint=facts.mountpoint,
-            version=facts.version,
-            reads=replace(counters, waited=counters.waited.plus(Histogram())),
-            cold=cold,
-            cold_restarts=seen.cold_restarts,
-            take_overs=seen.succession.take_overs,
-            cache_limit=int(e.settings.cache_size),
-            operation_errors=seen.read_errors,
-            lost_files=e.tier.catalog.count(Residency.LOST),
-            guard=e.hydrator.guard.numbers(),
-        )
-
-    async def _cached_total(self) -> int:
-        return (await self._odometer.read()).volume
-
-    def _lost(self) -> dict[str, int]:
-        """Those of the cold files whose bytes cannot be had."""
-        files, size = self._engine.tier.catalog.tally().get(Residency.LOST, (0, 0))
-        return {"files": files, "bytes": size}
-
-    async def _tiers(self) -> dict[str, dict[str, int]]:
-        sums = {tier: {"files": 0, "bytes": 0} for tier in ("hot", "warm", "cold")}
-        for residency, (files, size) in self._engine.tier.catalog.tally().items():
-            if tier_of(residency) == "cold":
-                sums["cold"]["files"] += files
-                sums["cold"]["bytes"] += size
-        for file in await self._engine.daemon.look_at_all():
-            tier = tier_of(file.residency)
-            sums[tier]["files"] += 1
-            sums[tier]["bytes"] += file.size
-        return sums
+        """The mount in figures, for metrics."""
+        return await self.figures.measure()
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -335,9 +244,9 @@ class Operator(Oversight):
         """Drop the chunks of these files from the cache, or all of them."""
         hydrator = self._engine.hydrator
         if paths is None:
-            before = await self._cached_total()
+            before = await self.figures.cached_bytes()
             await hydrator.evict(None)
-            return [Outcome(b"", "done", bytes=max(0, before - await self._cached_total()))]
+            return [Outcome(b"", "done", bytes=max(0, before - await self.figures.cached_bytes()))]
         outcomes = []
         for path in paths:
             found = self._find(path)

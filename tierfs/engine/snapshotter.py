@@ -5,6 +5,7 @@ often than the setting says, and never for more than a small share of the time: 
 """
 
 import logging
+from dataclasses import dataclass
 
 import trio
 
@@ -25,6 +26,20 @@ SNAPSHOT = "snapshot"
 _SHARE = 20  # a snapshot that takes a minute is taken every twenty minutes
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """How many were `taken` since the worker began, and `failed`; the newest has `entries` and `bytes`.
+
+    `covered_ns` (since the epoch) is when it was begun, 0 before the first.
+    """
+
+    taken: int = 0
+    failed: int = 0
+    covered_ns: int = 0
+    entries: int = 0
+    bytes: int = 0
+
+
 class Snapshotter:
     """Takes snapshots of one tree.
 
@@ -42,6 +57,7 @@ class Snapshotter:
         self._lock = trio.Lock()
         self.last: Taken | None = None
         self.failure = ""
+        self._taken = self._failed = 0
 
     def covers(self, tombstone: Tombstone) -> bool:
         """Whether no snapshot in the bucket needs this object any more.
@@ -52,6 +68,11 @@ class Snapshotter:
         if not self._interval_s or tombstone.since_ns < self._covered_ns <= self._tier.now():
             return True
         return not self._has_any
+
+    def counts(self) -> Snapshots:
+        """What was counted."""
+        entries, size = (self.last.entries, self.last.bytes) if self.last else (0, 0)
+        return Snapshots(self._taken, self._failed, self._covered_ns, entries, size)
 
     def begin(self) -> None:
         """The mount serves from now on: the first snapshot is an interval away."""
@@ -75,6 +96,7 @@ class Snapshotter:
             order = Order(tier.catalog.path, tier.prefix, f"tierfs {__version__}", rest)
             taken = await self._cold.take_snapshot(tier.hot.root, order)
             self._covered_ns, self._seen, self.last = began_ns, seen, taken
+            self._taken += 1
             if not self._has_any:
                 with step("snapshot.commit"):
                     tier.catalog.state_fact(SNAPSHOT, taken.key)
@@ -93,6 +115,7 @@ class Snapshotter:
             if str(error) != self.failure:
                 log.warning("no snapshot of the tree could be taken: %s", error, extra=happened("failure"))
             self.failure = str(error)
+            self._failed += 1
         now = trio.current_time()
         self._next = now + max(self._interval_s, (now - began) * _SHARE)
 

@@ -6,9 +6,10 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from time import monotonic_ns as _now_ns
 from typing import Any, TypeVar, cast
 
 from tierfs.mount import tap  # first of all: it must be loaded before pyfuse3 brings libfuse in
@@ -16,6 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from tierfs.core.errors import MountError, ReadDenied, TierfsError
+from tierfs.core.histogram import Doublings
 from tierfs.core.records import OWN_XATTRS, Handle, Ino
 from tierfs.engine.numbers import FIRST_MADE
 from tierfs.engine.tree import Found
@@ -40,9 +42,11 @@ _F = TypeVar("_F", bound=Callable[..., Awaitable[Any]])
 
 def _answering(operation: _F) -> _F:
     """The one place where errors become errnos. Any other exception would end the mount: it becomes EIO."""
+    name = operation.__name__
 
     @functools.wraps(operation)
     async def answer(self: "Adapter", *args: Any) -> Any:
+        began_ns = _now_ns()
         try:
             if again.begin(tap.request()):
                 self.repeats += 1
@@ -60,8 +64,11 @@ def _answering(operation: _F) -> _F:
             log.exception("a defect of tierfs met %s", operation.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from None
         finally:
-            if self.waiting and (began_ns := self.held_up.began()):
-                self.held_up.say(operation.__name__, self.path_of(operation.__name__, args), began_ns)
+            took_ns, cells = _now_ns() - began_ns, self.answered[name].cells
+            cells[took_ns.bit_length()] += 1
+            cells[-1] += took_ns
+            if self.waiting and (held_up_ns := self.held_up.began()):
+                self.held_up.say(name, self.path_of(name, args), held_up_ns)
 
     return cast("_F", answer)
 
@@ -82,7 +89,8 @@ class Adapter(pyfuse3.Operations):
         self._missing.st_ino, self._missing.entry_timeout = pyfuse3.InodeT(0), self.cache_s
         self.held_up = HeldUp(slow_ns)
         self.waiting = self.held_up.since_ns
-        self.errors = 0
+        self.errors: Counter[str] = Counter()
+        self.answered: defaultdict[str, Doublings] = defaultdict(Doublings)  # how long operations took
         self.repeats = 0  # requests that came again after a worker died
         self.last_errors: deque[tuple[int, str, str]] = deque(maxlen=_LAST_ERRORS)  # when, in which operation, what
 
@@ -91,7 +99,7 @@ class Adapter(pyfuse3.Operations):
 
     def report(self, operation: str, error: TierfsError) -> None:
         """Count and log what an application is told with an errno alone."""
-        self.errors += 1
+        self.errors[type(error).__name__] += 1
         self.last_errors.append((time.time_ns(), operation, str(error)))
         log.warning("%s: %s", operation, error)
 

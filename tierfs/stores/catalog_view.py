@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from tierfs.core.errors import CatalogError
 from tierfs.core.records import Record, Tombstone
-from tierfs.stores.catalog_rows import COLUMNS, record_of, why_failed
+from tierfs.core.residency import Residency
+from tierfs.stores.catalog_rows import COLUMNS, Tally, record_of, why_failed
 
 
 class CatalogView:
@@ -46,6 +47,29 @@ class CatalogView:
         with self._explaining():
             for (path,) in self._db.execute("SELECT path FROM pins"):
                 yield path
+
+    def tally_by_residency(self) -> tuple[dict[Residency, Tally], bool]:
+        """Files and bytes by residency, and whether any is misplaced: one look at all records."""
+        with self._explaining():
+            rows = self._db.execute(
+                "SELECT residency, count(*), sum(size), max(misplaced) FROM records GROUP BY residency"
+            ).fetchall()
+            tally = {Residency(residency): Tally(files, size) for residency, files, size, _ in rows}
+            return tally, any(is_misplaced for *_, is_misplaced in rows)
+
+    def count_tombstones(self) -> int:
+        """How many objects the tree has given up."""
+        with self._explaining():
+            ((count,),) = self._db.execute("SELECT count(*) FROM tombstones").fetchall()
+            return int(count)
+
+    def misplaced(self) -> list[bytes]:
+        """Paths of cold and mirrored files whose object has yet to follow a rename."""
+        with self._explaining():
+            rows = self._db.execute(
+                "SELECT directory, name FROM records WHERE misplaced AND residency IN ('cold', 'mirrored')"
+            )
+            return [directory + b"/" + name if directory else name for directory, name in rows]
 
     def check_integrity(self) -> list[str]:
         """What SQLite itself finds wrong with the file."""

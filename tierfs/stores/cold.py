@@ -54,13 +54,15 @@ Progress = Callable[[int], None]
 class StoreCounters:
     """Running totals since the store was opened: bytes on the wire by direction, and requests by kind.
 
-    `first_byte` is how long GETs took until their answer began, without those that were never answered.
+    `first_byte` is how long GETs took until their answer began, without those that were never answered. `failures` by
+    kind are those of requests that failed, by the class of the error; one that was sent again is counted each time.
     """
 
     bytes_uploaded: int = 0
     bytes_downloaded: int = 0
     requests: dict[str, int] = field(default_factory=dict)
     first_byte: Histogram = field(default_factory=Histogram)
+    failures: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Meter:
@@ -74,6 +76,12 @@ class Meter:
         """A request leaves."""
         with self._lock:
             self.totals.requests[kind] = self.totals.requests.get(kind, 0) + 1
+
+    def count_failure(self, kind: str, error: type[StoreError]) -> None:
+        """A request failed, or the body of its answer did."""
+        with self._lock:
+            reasons = self.totals.failures.setdefault(kind, {})
+            reasons[error.__name__] = reasons.get(error.__name__, 0) + 1
 
     def count_bytes(self, uploaded: int = 0, downloaded: int = 0) -> None:
         """Bytes went over the wire."""

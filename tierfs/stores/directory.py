@@ -39,6 +39,7 @@ from tierfs.stores.directory_layout import (
     ABOUT,
     DIRECTORY,
     NEW,
+    REQUESTS,
     RESERVED,
     About,
     Bytes,
@@ -62,10 +63,8 @@ _log = logging.getLogger(__name__)
 
 #: Bytes read and written at once.
 BLOCK = 1 << 20
-
 #: Objects of the self-test: gone when it ends, but for one that was killed. A list leaves them out.
 _SELF_TEST = ".tierfs-self-test-"
-
 #: Nobody is still writing a file in NEW that did not change for so long.
 _LEFTOVER_S = 24 * 3600
 
@@ -394,6 +393,7 @@ class DirectoryStore:
             yield
         except OSError as error:
             kind, why = explain(error, writing=verb == "write")
+            self._meter.count_failure(REQUESTS.get(verb, "HeadBucket"), kind)
             if kind is ObjectMissing:
                 self._must_be_ours()
             what = f"object {key} in {self._place}" if key else f"the {self._place}"

@@ -18,6 +18,15 @@ ABOUT = RESERVED + b"/about"
 #: Where it keeps what is being written.
 NEW = RESERVED + b"/new"
 
+#: What would be sent to a bucket where this is done in a directory.
+REQUESTS = {
+    "write": "PutObject",
+    "read back": "PutObject",
+    "read": "GetObject",
+    "list": "ListObjectsV2",
+    "delete": "DeleteObject",
+}
+
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _KINDS: dict[int, tuple[type[StoreError], str]] = {

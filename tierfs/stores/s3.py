@@ -98,7 +98,7 @@ class S3Store:
         self._meter.count_first_byte(time.monotonic_ns() - began_ns)  # its head is here: the body follows at once
         body = answer["Body"]
         try:
-            with self._reading.telling("get_object", key):
+            with self._reading.receiving("get_object", key):
                 check_range(answer, start, stop, etag)
             yield from self._blocks(key, body, stop - start)
         finally:
@@ -108,7 +108,7 @@ class S3Store:
         """The body, which must be exactly `size` bytes: it may end, stall or die at any byte."""
         left = size
         while True:
-            with self._reading.telling("get_object", key):
+            with self._reading.receiving("get_object", key):
                 # One byte more than is left shows the end of the body, which gives the connection back to the pool.
                 block = body.read(min(BLOCK, left) or 1)
                 if len(block) > left or (left and not block):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.exceptions as boto
 import urllib3.exceptions
+from botocore import xform_name
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Time to connect, in seconds, where the setting allows more: a host that does not answer by then is down.
 CONNECT_S = 10.0
+_FIRST_FAILURE = 300  # HTTP status: a redirect is none of S3's answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class S3Wire:
         self.meter = meter
         self._client = _connect(settings, session)
         self._client.meta.events.register("before-send.s3", self._count_request)
+        self._client.meta.events.register("response-received.s3", self._count_failure)
         self._client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
         self._client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
 
@@ -105,6 +108,16 @@ class S3Wire:
             kind, why = explain(error)
             raise self._tell(operation, key, kind, why) from error
 
+    @contextmanager
+    def receiving(self, operation: str, key: str) -> Iterator[None]:
+        """telling(), for the body of an answer: its head was no failure, what goes wrong from here on is."""
+        try:
+            with self.telling(operation, key):
+                yield
+        except StoreError as error:
+            self.meter.count_failure(_request_name(operation), type(error))
+            raise
+
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
@@ -115,6 +128,21 @@ class S3Wire:
         if operation in WRITES:
             self._fence()
         self.meter.count_request(operation)
+
+    def _count_failure(
+        self, event_name: str, parsed_response: dict[str, Any] | None, exception: Exception | None, **_: Any
+    ) -> None:
+        # Called for every attempt, as before-send is, with the answer or with what came in its place.
+        name = event_name.rpartition(".")[2]
+        if isinstance(exception, StoreError):
+            return  # the fence: the request was not sent
+        if exception:
+            self.meter.count_failure(name, explain(exception)[0])
+        elif parsed_response:
+            status = int(parsed_response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if status >= _FIRST_FAILURE:
+                code = str(parsed_response.get("Error", {}).get("Code", ""))
+                self.meter.count_failure(name, classify(status, code, xform_name(name)))
 
     def _refused(self, operation: str, key: str, error: boto.ClientError) -> StoreError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -130,6 +158,11 @@ class S3Wire:
     ) -> StoreError:
         advice = advise("", kind) if advice is None else advice
         return kind(sentence(operation, key, self._settings.place, why, advice))
+
+
+def _request_name(operation: str) -> str:
+    """S3's name of a request, as it is counted, by boto3's name of the method."""
+    return "".join(part.capitalize() for part in operation.split("_"))
 
 
 def _follow_no_redirect(context: dict[str, Any], **_: Any) -> None:
