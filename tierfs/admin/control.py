@@ -7,6 +7,7 @@
     POST /api/v1/pin|unpin           {paths}              outcomes
     POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
     GET  /api/v1/plan                                     planned actions
+    POST /api/v1/cost                {prices: text|null}  one JSON object; prices: a table, null: that of the mount
     POST /api/v1/check               {deep, repair, bytes_per_second}   findings; deep: a total, an outcome per object
     GET  /metrics                                         the text format of Prometheus (see metrics)
 
@@ -92,6 +93,10 @@ class Service(Protocol):
 
     async def plan(self) -> Sequence[PlannedAction]:
         """What the policy would do now; changes nothing."""
+        ...
+
+    async def costs(self, own: str | None) -> Mapping[str, object]:
+        """What the tree costs, at the mount's prices or at those of `own`, the text of a table. ConfigError."""
         ...
 
     def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
@@ -196,6 +201,7 @@ def application(service: Service) -> Starlette:
         "pin": _pin,
         "unpin": _unpin,
         "evict": _evict,
+        "cost": _cost,
         "check": _check,
     }
     routes += [Route(f"{wire.API}/{name}", _answering(do, service), methods=["POST"]) for name, do in posts.items()]
@@ -246,6 +252,13 @@ async def _evict(service: Service, request: Request) -> Response:
 
 async def _plan(service: Service, _request: Request) -> Response:
     return _Lines(await service.plan())
+
+
+async def _cost(service: Service, request: Request) -> Response:
+    prices = (await _body_of(request)).get("prices")
+    if prices is not None and not isinstance(prices, str):
+        raise ControlError(f"prices is the text of a table, or null, not {prices!r}")
+    return Response(wire.dump(await service.costs(prices)), media_type="application/json")
 
 
 async def _check(service: Service, request: Request) -> Response:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import trio
 
@@ -22,9 +23,12 @@ from tierfs.engine.archive import Archiver
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.evicting import evict_one
+from tierfs.engine.history import History
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures, Odometer
+from tierfs.engine.money import Money
 from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.restore import Restorer
 from tierfs.engine.segments import Surroundings, to_move_along
@@ -60,6 +64,9 @@ class Operator:
         self._facts = facts
         self._observe = observe
         self._odometer = Odometer(engine.cold)
+        moving = engine.tier, engine.archiver, engine.restorer
+        self._history = History(*moving, self._odometer, Path(facts.state_directory))
+        self._money = Money(engine.tier, engine.daemon, self._odometer, self._history, facts.store)
 
     # -- status --------------------------------------------------------------------------------------------------
 
@@ -102,7 +109,9 @@ class Operator:
 
     async def keep_totals(self) -> None:
         """Look at the cold process's totals now and then, until cancelled: they should outlive it."""
-        await self._odometer.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._odometer.run)
+            nursery.start_soon(self._history.run)
 
     async def measure(self) -> Measures:
         """The cold side in figures: quickly, however many files there are."""
@@ -119,6 +128,7 @@ class Operator:
             operation_errors=seen.read_errors,
             lost_files=e.tier.catalog.count(Residency.LOST),
             guard=e.hydrator.guard.numbers(),
+            runway=self._history.runway(cold),
         )
 
     async def _cached_total(self) -> int:
@@ -365,29 +375,20 @@ class Operator:
 
     async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
         """Drop the chunks of these files from the cache, or all of them."""
-        hydrator = self._engine.hydrator
+        e = self._engine
         if paths is None:
             before = await self._cached_total()
-            await hydrator.evict(None)
+            await e.hydrator.evict(None)
             return [Outcome(b"", "done", bytes=max(0, before - await self._cached_total()))]
-        outcomes = []
-        for path in paths:
-            found = self._find(path)
-            record = (found and found.record) or self._engine.tier.catalog.get(path)
-            if found is None:
-                outcomes.append(Outcome(path, "failed", "no such file"))
-            elif record is None or record.object is None:
-                outcomes.append(Outcome(path, "unchanged", "it has no object, so nothing of it is cached"))
-            else:
-                cached = await hydrator.cached_bytes(record.object)
-                await hydrator.evict(record.object)
-                outcomes.append(Outcome(path, "done", bytes=cached))
-        return outcomes
+        return [await evict_one(path, self._find(path), e.tier.catalog, e.hydrator) for path in paths]
 
     async def plan(self) -> Sequence[PlannedAction]:
         """What the policy would do now; changes nothing."""
-        actions = await self._engine.daemon.plan()
-        return [PlannedAction(a.path, a.verb.value, a.size, a.reason) for a in actions]
+        return await trio.to_thread.run_sync(self._money.priced, await self._engine.daemon.plan())
+
+    async def costs(self, own: str | None) -> Mapping[str, object]:
+        """What the tree costs: see docs of `tierfs cost --json`. `own`: the text of a price table. ConfigError."""
+        return await self._money.costs(own)
 
     def check(self, order: CheckOrder) -> AsyncGenerator[Finding | Total | Outcome, None]:
         """Where catalog, hot directory, bucket and cache disagree. See Checker."""
