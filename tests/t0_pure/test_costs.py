@@ -173,10 +173,10 @@ def test_a_report_has_all_figures_and_says_what_is_a_loss() -> None:
         "1000000 files are smaller than 128KiB, which is what IA bills at least: $1.37 a month for bytes that are not "
         "there",
         "1000000 files are dearer in IA than on the SSD, by $0.7324 a month: min_size = 16KiB leaves such files hot",
-        "10 objects were deleted in the last day before the 30 days were over that IA bills: at least $0.0276 for "
-        "nothing; a longer warm_after keeps such files out of the bucket",
-        "4 files were restored, and 3 changed, before their objects were 30 days old, which IA bills in any case "
-        "(reading them cost $0.0200): they were archived too early",
+        "objects deleted in the last day before the 30 days were over that IA bills: 10, at least $0.0276 for nothing; "
+        "a longer warm_after keeps such files out of the bucket",
+        "files that came back or changed before their objects were 30 days old, which IA bills in any case: 4 restored "
+        "(reading them cost $0.0200), 3 changed; they were archived too early",
         "under the policy the tree costs $0.7324 a month more than it would all hot",
     ]
     told = report.as_json()

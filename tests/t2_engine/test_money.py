@@ -64,7 +64,7 @@ async def test_objects_that_had_a_short_life_are_counted(world: World) -> None:
         told: dict[str, Any] = dict(await operator.costs(None))
         counts = {what: (one["files"], one["bytes"]) for what, one in told["early"].items()}
         assert counts == {"deleted": (1, SIZE), "restored": (1, SIZE), "rewritten": (1, SIZE)}
-        assert any("deleted in the last day before the 30 days" in warning for warning in told["warnings"])
+        assert any("deleted in the last day before the 30 days were over" in warning for warning in told["warnings"])
         plain: dict[str, Any] = dict(await operator.costs('date="d"\nsource="s"\n[classes.STANDARD_IA]\ngb_month=0.01'))
         assert {one["files"] for one in plain["early"].values()} == {0}
 

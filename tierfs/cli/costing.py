@@ -98,7 +98,8 @@ def cost_lines(costs: Mapping[str, Any]) -> Iterator[str]:
         store = f"{one['objects']:>12}{rendering.shown_size(one['object_bytes']):>9}{shown(one['store']):>10}"
         yield f"  {title:<9}{ssd}{store}{shown(one['total']):>12}"
     yield from _day_lines(costs["day"])
-    yield f"  prices   {prices['source']} ({prices['date']}); the SSD at ${prices['ssd_gb_month']} a GB and month"
+    yield f"  prices   {prices['source']} ({prices['date']})"
+    yield f"           the SSD at ${prices['ssd_gb_month']} a GB and month"
     for warning in costs["warnings"]:
         yield click.style(f"  warning: {warning}", fg="yellow")
 

@@ -139,9 +139,9 @@ class CostReport:
         if not files:
             return ""
         return (
-            f"{files} objects were deleted in the last day before the {self._days()} days were over that "
-            f"{self._rates.storage_class} bills: at least {shown(least)} for nothing; a longer warm_after keeps such "
-            "files out of the bucket"
+            f"objects deleted in the last day before the {self._days()} days were over that "
+            f"{self._rates.storage_class} bills: {files}, at least {shown(least)} for nothing; a longer warm_after "
+            "keeps such files out of the bucket"
         )
 
     def _of_young(self) -> str:
@@ -150,9 +150,9 @@ class CostReport:
             return ""
         retrieval = Fraction(self._rates.store.retrieval_gb) * restored.bytes / GB
         return (
-            f"{restored.files} files were restored, and {rewritten.files} changed, before their objects were "
-            f"{self._days()} days old, which {self._rates.storage_class} bills in any case"
-            f" (reading them cost {shown(retrieval)}): they were archived too early"
+            f"files that came back or changed before their objects were {self._days()} days old, which "
+            f"{self._rates.storage_class} bills in any case: {restored.files} restored (reading them cost "
+            f"{shown(retrieval)}), {rewritten.files} changed; they were archived too early"
         )
 
     def _of_all(self) -> str:
