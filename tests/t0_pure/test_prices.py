@@ -43,6 +43,11 @@ def test_own_classes_are_all_the_classes_that_there_are() -> None:
     ("own", "said"),
     [
         ("ssd_gb_month = ", "is not TOML"),
+        (f"ssd_gb_month = {'9' * 5000}", "is not TOML"),
+        ("ssd_gb_month = 1e99999999999999999999", "is not TOML"),
+        (f"ssd_gb_month = {'[' * 100_000}", "is not TOML"),
+        ("ssd_gb_month = 1e999999", "ssd_gb_month in mine.toml: "),
+        (f"classes.A.minimum_size = '{'9' * 5000}'\ndate = 'd'\nsource = 's'", "classes.A.minimum_size in mine.toml"),
         ("ssd = 1", "ssd in mine.toml is not a price"),
         ("ssd_gb_month = -1", "ssd_gb_month in mine.toml: input should be greater than or equal to 0"),
         ("ssd_gb_month = inf", "ssd_gb_month in mine.toml: "),
@@ -57,6 +62,7 @@ def test_own_classes_are_all_the_classes_that_there_are() -> None:
             "classes.A.minimum_size in mine.toml: 'big' is not a size",
         ),
     ],
+    ids=lambda value: value[:25],
 )
 def test_a_wrong_table_is_refused_with_the_place_in_it(own: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:

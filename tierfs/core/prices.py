@@ -128,7 +128,7 @@ def rates_for(table: PriceTable, kind: StoreKind, is_own: bool) -> Rates:
 def _read(text: str, name: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:  # numbers without end, brackets without end
         raise ConfigError(f"the price table {name} is not TOML: {error}") from None
 
 
