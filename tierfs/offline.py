@@ -15,12 +15,13 @@ from tierfs.core.errors import CatalogError, ConfigError
 from tierfs.core.forecast import Forecast, forecast
 from tierfs.core.policy import HotFile, matches
 from tierfs.core.records import Fd
-from tierfs.core.reports import CheckOrder, Finding, Outcome, Total
+from tierfs.core.reports import CheckOrder, Finding, Outcome, PlannedAction, Total
 from tierfs.core.steps import step
 from tierfs.engine.calls import InThreads
 from tierfs.engine.check import Checker
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import walk
+from tierfs.engine.money import pricing
 from tierfs.engine.rebuild import Rebuilder
 from tierfs.engine.reconcile import Rebuilt
 from tierfs.engine.tier import Tier
@@ -102,6 +103,14 @@ def forecast_of(request: MountRequest) -> Forecast:
         hot.close()
         os.close(root)
     return forecast(files, parse_store(request.store_url).prefix, request.settings, time.time_ns())
+
+
+def priced(found: Forecast, request: MountRequest) -> list[PlannedAction]:
+    """What a forecast says would be done, with what it costs."""
+    price = pricing(request.store_url, request.settings)
+    return [
+        PlannedAction(one.path, one.verb.value, one.size, one.reason, one.reason, *price(one)) for one in found.actions
+    ]
 
 
 def _is_free(directory: StateDirectory) -> bool:

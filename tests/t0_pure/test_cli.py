@@ -26,6 +26,7 @@ from tierfs.cli.sources import Gathered, gather, read_environment, read_file, sa
 from tierfs.core import errors
 from tierfs.core.config import MountRequest, Settings
 from tierfs.core.errors import ConfigError, MountError, TierfsError
+from tierfs.core.prices import price_table
 from tierfs.core.reports import (
     CheckOrder,
     Entry,
@@ -57,6 +58,14 @@ STATUS = {
     },
     "cache": {"bytes": 5 << 20, "limit_bytes": 10 << 30, "hits": 3, "misses": 1},
     "store_io": {"bytes_uploaded": 7 << 20, "bytes_downloaded": 0, "requests": 7, "first_byte": {"count": 0}},
+    "runway": {
+        "free_bytes": 36 << 30,
+        "releasable_bytes": 0,
+        "history_s": 7200.0,
+        "up": {"state": "steady", "bytes_per_second": 0.0, "seconds": None},
+        "down": {"state": "filling", "bytes_per_second": float(1 << 20), "seconds": 36864.0},
+        "is_down": False,
+    },
     "queue": {"archiving": 1, "restoring": 0, "deletions": 4},
     "errors": {"reads": 2, "policy": 0, "files": {"a/b": "the bucket cannot be reached"}},
     "passthrough": "off",
@@ -68,12 +77,36 @@ STATUS = {
     "warnings": ["the store does not check checksums"],
 }
 
+COSTS: dict[str, object] = {
+    "prices": {"storage_class": "STANDARD_IA", "date": "2025-09", "source": "a list", "ssd_gb_month": "0.08"},
+    "month": {
+        "now": {"ssd": "0.08", "store": "0.025", "total": "0.105", "ssd_bytes": 1 << 30, "objects": 2}
+        | {"object_bytes": 2 << 30, "billed_bytes": 2 << 30},
+        "all_hot": {"ssd": "0.24", "store": "0", "total": "0.24", "ssd_bytes": 3 << 30, "objects": 0}
+        | {"object_bytes": 0, "billed_bytes": 0},
+        "policy": {"ssd": "0", "store": "0", "total": "0", "ssd_bytes": 0, "objects": 0}
+        | {"object_bytes": 0, "billed_bytes": 0},
+    },
+    "day": {
+        "seconds": 7200,
+        "requests": {"GetObject": {"count": 12, "dollars": "0.000123"}},
+        "bytes_uploaded": 5 << 20,
+        "bytes_downloaded": 1 << 30,
+        "retrieval": "0.01",
+        "egress": "1.24",
+        "total": "1.250123",
+    },
+    "warnings": ["nothing is for free"],
+}
+
 
 class Ledger:
     """A mount that holds three names and answers as it is told."""
 
     findings: Sequence[Finding] = ()
     planned: Sequence[PlannedAction] = ()
+    prices: str | None = None
+    costing = COSTS
     cold = 1
     refusal = ""
     order = CheckOrder()
@@ -144,6 +177,12 @@ class Ledger:
 
     async def cancel_job(self, job_id: str) -> JobReport:
         return replace(await self.job(job_id), state="running", reason="it is being cancelled")
+
+    async def costs(self, own: str | None) -> dict[str, object]:
+        if self.refusal:
+            raise ConfigError(self.refusal)
+        self.prices = own
+        return self.costing
 
     async def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
         self.order = order
@@ -277,6 +316,7 @@ def test_status_of_one_mount_and_of_all(ledger: Ledger, capsys: pytest.CaptureFi
     for part in ("/srv/data  s3://bucket", "in place", "3 files", "75% hits", "7 requests", "warning: the store does"):
         assert part in text
     assert "reads   9 of 40 cold reads waited: p50 0.4ms, p99 1.2s, 2 in vain; first byte of the store: none" in text
+    assert "runway  not filling; with the store down: full in 10.2 hours at 3.5G an hour" in text
     assert "queue   1 archiving, 4 deletions; errors 2 reads" in text
     assert "error: a/b: the bucket cannot be reached" in text
     assert "3 planned" in text
@@ -457,6 +497,8 @@ def test_a_plan_before_the_first_mount(
     assert "2 files    16K  would be archived" in text
     assert "1 files   8.0K  of these would then be released" in text
     assert "1 files   8.0K  stay hot: changed too recently" in text
+    assert "archive         2 files    16K         4 requests  <$0.0001, then" in text
+    assert "release         1 files   8.0K         1 requests" in text
     assert "takes at least 2 minutes at archive_rate 1 files per minute" in text
     assert run(*what, "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -470,10 +512,76 @@ def test_plan(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "nothing to do\n"
     ledger.planned = [PlannedAction(b"a", "release", 2048, "older than cold_after")]
     assert run("plan", "/srv/data") == 0
-    assert capsys.readouterr().out == "release     2.0K  /srv/data/a  (older than cold_after)\n"
+    first, _, *sums = capsys.readouterr().out.splitlines()
+    assert first == "release     2.0K  /srv/data/a  (older than cold_after)"
+    assert sums == [
+        "release         1 files   2.0K         0 requests  (no prices: `tierfs cost` says why)  older than cold_after"
+    ]
     assert run("plan", "/srv/data", "--json") == 0
     [action] = json.loads(capsys.readouterr().out)
-    assert action == {"path": "/srv/data/a", "verb": "release", "size": 2048, "reason": "older than cold_after"}
+    known = {"path": "/srv/data/a", "verb": "release", "size": 2048, "reason": "older than cold_after"}
+    assert action == known | {"rule": "", "requests": 0, "dollars": "", "month": ""}
+
+
+def test_a_plan_in_sums(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two archives for $0.25 each, which cost $0.10 a month each; a release that saves $1.50 a month."""
+    ledger.planned = [
+        PlannedAction(b"a", "archive", 1024, "unchanged for 2d", "unchanged for 1d (warm_after)", 2, "0.25", "0.1"),
+        PlannedAction(b"b", "archive", 2048, "unchanged for 3d", "unchanged for 1d (warm_after)", 4, "0.25", "0.1"),
+        PlannedAction(b"c", "release", 4096, "unchanged for 9d", "unchanged for 7d (cold_after)", 1, "0.00", "-1.5"),
+    ]
+    assert run("plan", "/srv/data", "--summary", "--json") == 0
+    archives, releases = json.loads(capsys.readouterr().out)
+    assert archives == {
+        "verb": "archive",
+        "rule": "unchanged for 1d (warm_after)",
+        "files": 2,
+        "bytes": 3072,
+        "requests": 6,
+        "dollars": "0.5",
+        "month": "0.2",
+    }
+    assert (releases["files"], releases["dollars"], releases["month"]) == (1, "0", "-1.5")
+    assert run("plan", "/srv/data", "--summary") == 0
+    one, other = capsys.readouterr().out.splitlines()
+    assert one.endswith("6 requests   $0.5000, then $0.2000 more a month  unchanged for 1d (warm_after)")
+    assert other.endswith("1 requests     $0.00, then $1.50 less a month    unchanged for 7d (cold_after)")
+
+
+def test_cost(ledger: Ledger, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run("cost", "/srv/data", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"mountpoint": "/srv/data", "store": "s3://bucket", **ledger.costing}
+    assert ledger.prices is None
+    own = tmp_path / "prices.toml"
+    own.write_text("ssd_gb_month = 1")
+    assert run("cost", "--prices", str(own)) == 0
+    assert ledger.prices == "ssd_gb_month = 1"
+    text = capsys.readouterr().out
+    for part in (
+        "/srv/data  s3://bucket, STANDARD_IA",
+        "  now           1.0G   $0.0800           2     2.0G   $0.0250     $0.1050",
+        "  all hot       3.0G   $0.2400           0        0     $0.00     $0.2400",
+        "last day $1.25 (of which 2.0 hours were watched): 5.0M up, 1.0G down; retrieval $0.0100, egress $1.24",
+        "    GetObject                       12     $0.0001",
+        "the SSD at $0.08 a GB and month",
+        "warning: nothing is for free",
+    ):
+        assert part in text
+    assert run("cost", "/srv/data", "--prices", str(tmp_path / "missing")) == Exit.SETTINGS
+    assert "missing cannot be read: No such file or directory" in capsys.readouterr().err
+    ledger.refusal = "nobody knows the prices"
+    assert run("cost") == Exit.SETTINGS
+    assert capsys.readouterr().err == "tierfs: nobody knows the prices\n"
+
+
+def test_the_prices_that_come_with_tierfs_can_be_printed_and_given_back(
+    runtime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("cost", "--print-prices") == 0
+    printed = capsys.readouterr().out
+    assert price_table(printed, printed) == price_table(printed)
+    assert run("cost") == 0
+    assert capsys.readouterr().out == "no tierfs mount on this host\n"
 
 
 def test_check_exits_7_when_something_disagrees(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import require
 from tierfs.admin import registry, wire
 from tierfs.admin.client import Client
 from tierfs.admin.control import listen, serve
-from tierfs.core.errors import ControlError, MountError, NoSuchJob, NotEligible, StoreUnavailable
+from tierfs.core.errors import ConfigError, ControlError, MountError, NoSuchJob, NotEligible, StoreUnavailable
 from tierfs.core.reports import (
     CheckOrder,
     Entry,
@@ -115,6 +115,11 @@ class Ledger:
     async def cancel_job(self, job_id: str) -> JobReport:
         return replace(await self.job(job_id), state="running", reason="it is being cancelled")
 
+    async def costs(self, own: str | None) -> dict[str, object]:
+        if own == "wrong":
+            raise ConfigError("the price table is not TOML")
+        return {"own": own}
+
     async def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
         if order.is_deep:
             yield Total(1, 5)
@@ -159,6 +164,14 @@ async def post(socket_path: Path, name: str, body: bytes) -> httpx.Response:
 
 async def test_status(client: Client) -> None:
     assert await in_thread(client.status) == {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
+
+
+async def test_costs(client: Client, socket_path: Path) -> None:
+    assert await in_thread(client.costs) == {"own": None}
+    assert await in_thread(client.costs, "ssd_gb_month = 1") == {"own": "ssd_gb_month = 1"}
+    with pytest.raises(ConfigError, match="not TOML"):
+        await in_thread(client.costs, "wrong")
+    assert (await post(socket_path, "cost", b'{"prices": 3}')).status_code == 400
 
 
 @pytest.mark.parametrize(

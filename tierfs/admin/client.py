@@ -91,6 +91,11 @@ class Client:
         """What the policy would do now."""
         return cast("Generator[PlannedAction, None, None]", self._reports("GET", "plan", None))
 
+    def costs(self, prices: str | None = None) -> dict[str, Any]:
+        """What the tree costs; `prices` is the text of a price table, None for the one of the mount. ConfigError."""
+        with self._asking("POST", f"{wire.API}/cost", wire.dump({"prices": prices}), _STATUS_SECONDS) as answer:
+            return cast("dict[str, Any]", json.loads(answer.read()))
+
     def check(self, order: CheckOrder = _PLAIN_CHECK) -> Generator[Finding | Total | Outcome, None, None]:
         """Where catalog, hot directory, bucket and cache disagree; deep: also a total, and an outcome per object."""
         body = wire.dump(wire.order_to_json(order))

@@ -7,6 +7,7 @@
     POST /api/v1/pin|unpin           {paths}              outcomes
     POST /api/v1/evict               {paths: [...]|null}  outcomes; null: the whole cache
     GET  /api/v1/plan                                     planned actions
+    POST /api/v1/cost                {prices: text|null}  one JSON object; prices: a table, null: that of the mount
     POST /api/v1/check               {deep, repair, bytes_per_second}   findings; deep: a total, an outcome per object
     GET  /api/v1/events?after=NUMBER&follow=true          events; follow: also those to come, until the client hangs up
     GET  /api/v1/jobs                                     jobs
@@ -158,6 +159,7 @@ def application(service: Service) -> Starlette:
         "pin": _pin,
         "unpin": _unpin,
         "evict": _evict,
+        "cost": _cost,
         "check": _check,
         "jobs": _start_job,
     }
@@ -209,6 +211,13 @@ async def _evict(service: Service, request: Request) -> Response:
 
 async def _plan(service: Service, _request: Request) -> Response:
     return _Lines(await service.plan())
+
+
+async def _cost(service: Service, request: Request) -> Response:
+    prices = (await _body_of(request)).get("prices")
+    if prices is not None and not isinstance(prices, str):
+        raise ControlError(f"prices is the text of a table, or null, not {prices!r}")
+    return Response(wire.dump(await service.costs(prices)), media_type="application/json")
 
 
 async def _check(service: Service, request: Request) -> Response:

@@ -59,6 +59,10 @@ class Service(Protocol):
         """What the policy would do now; changes nothing."""
         ...
 
+    async def costs(self, own: str | None) -> Mapping[str, object]:
+        """What the tree costs, at the mount's prices or at those of `own`, the text of a table. ConfigError."""
+        ...
+
     def check(self, order: CheckOrder) -> AsyncIterator[Finding | Total | Outcome]:
         """Where catalog, hot directory, bucket and cache disagree; deep: also a total, and an outcome per object."""
         ...

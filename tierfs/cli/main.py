@@ -33,6 +33,7 @@ _COMMANDS = {
     "unpin": ("tierfs.cli.moving:unpin", "Take pins away."),
     "evict": ("tierfs.cli.moving:evict", "Drop chunks from the cache: always harmless."),
     "plan": ("tierfs.cli.planning:plan", "Show what the policy would do now, and why."),
+    "cost": ("tierfs.cli.costing:cost", "Show what the tree costs, would cost all hot, and why."),
     "check": ("tierfs.cli.checking:check", "Compare catalog, hot directory, bucket and cache; repair."),
     "rebuild": ("tierfs.cli.checking:rebuild", "Make the catalog anew from the bucket, when the SSD is lost."),
     "config": ("tierfs.cli.settings:config", "Show and check settings."),

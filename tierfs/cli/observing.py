@@ -34,8 +34,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     \b
     mountpoint, store, hot_directory, state_directory, version   text
     hot, warm, cold    {files, bytes}
-    as_of_ns           when all hot files were last looked at, ns since the epoch; a moment ago, but for large trees:
-                       there it is the policy's last pass, and what was moved since is counted
+    as_of_ns           when hot files were looked at, ns since the epoch; in a large tree by the policy's last pass
     lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which
     cold_reads         {reads, bytes_asked, bytes_fetched, gets, waits, deadline_misses, retries, corrupt_chunks};
                        waits: how long reads waited whose chunks were not in memory
@@ -48,10 +47,11 @@ def status(mountpoint: str | None, as_json: bool) -> int:
                        is_storm}]: what had to be fetched in the last minute, and for whom; the busiest first.
                        restored: of the bytes, for files that it writes to; denied: how often it was refused
     budgets            {hydrate, limited, restore, restore_limit}: {waiting, waited_s}; those that are set
+    runway             {free_bytes, releasable_bytes, history_s, up, down, is_down}; up, down (the store): {state,
+                       bytes_per_second, seconds}: until the hot tier is full; state: unknown, steady or filling
     queue              {archiving, restoring, deletions, moves}: what waits for the bucket
     errors             {reads, policy, files}: counts; files: path to reason
-    passthrough        text: whether hot I/O goes past the daemon
-    read_only          true or false
+    passthrough, read_only   text: whether hot I/O goes past the daemon; true or false
     policy             {last_pass_ns, next_pass_ns, planned}: ns since the epoch
     warnings           sentences
     succession         {take_overs, seconds, requests_again, refused_upgrades}: from one worker to the next; seconds:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from tierfs.cli import rendering
 from tierfs.cli.exits import Exit
 from tierfs.cli.flags import SettingsCommand, settings_options
 from tierfs.cli.mounting import request_of
+from tierfs.cli.rules import Rules
 from tierfs.cli.sources import gather
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _SHOWN_DIRECTORIES = 10
 @click.argument("mountpoint", required=False)
 @click.option("--hot", metavar="DIR", help="Hot directory, when it is not the mountpoint itself.")
 @click.option("--state", metavar="DIR", help="As for `tierfs mount`; it need not exist.")
+@click.option("--summary", is_flag=True, help="Of a mount: the sums alone, by verb and rule.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; the schema is described above.")
 @settings_options
 def plan(
@@ -35,6 +38,7 @@ def plan(
     mountpoint: str | None,
     hot: str | None,
     state: str | None,
+    summary: bool,
     as_json: bool,
     config: str | None,
     **flags: object,
@@ -42,7 +46,8 @@ def plan(
     """Show what the policy would do now, and why; change nothing.
 
     \b
-    tierfs plan /srv/data                            of a mount: each file
+    tierfs plan /srv/data                            of a mount: each file, then the sums by rule
+    tierfs plan /srv/data --summary                  the sums alone
     tierfs plan s3://my-bucket /srv/data             before the first mount: in sum
     tierfs plan s3://my-bucket /srv/data --warm-after 2h --upload-rate 20MiB
     tierfs plan --config /etc/tierfs/data.toml
@@ -51,13 +56,19 @@ def plan(
     read: what would be archived with these settings, what would leave the hot tier after that, why other files stay,
     and how long it takes at the rates that are set. Who has a file open is not known before there is a mount.
 
-    With --json, of a mount: one array of {path, verb, size, reason}; verb is archive or release, size is bytes.
+    Sums say how many requests to the store it takes, what these cost, and by how much each month is dearer or cheaper
+    after that; at the prices of the setting `prices` (`tierfs cost --help`). Dollars in JSON are decimal numbers as
+    text, empty where nobody knows the prices of the store: `tierfs cost` says why.
+
+    With --json, of a mount: one array of {path, verb, size, reason, rule, requests, dollars, month}; verb is archive or
+    release, size is bytes. With --summary: one array of {verb, rule, files, bytes, requests, dollars, month}.
 
     \b
     With --json, before the first mount, one object:
     files, bytes      all regular files
     archive, release  {files, bytes}: what would be archived; which of that would be released as soon as it is
     directories       array of {path, files, bytes}: what would be archived, by the directories of MOUNTPOINT
+    rules             as with --summary
     kept              array of {reason, files, bytes}
     seconds           how long the archives take at upload_rate and archive_rate, or null
     days              the same with archive_window, or null
@@ -65,29 +76,31 @@ def plan(
     is_one = store is not None and mountpoint is None and "://" not in store
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     if is_one and config is None and hot is None and state is None and not given:
-        return _plan_of_mount(str(store), as_json)
+        return _plan_of_mount(str(store), summary, as_json)
     if is_one:
         store, mountpoint = None, store
     where = {"store": store, "mountpoint": mountpoint, "hot": hot, "state": state}
     return _plan_of_directory(request_of(gather(config, os.environ, {**where, **flags}), foreground=False), as_json)
 
 
-def _plan_of_mount(mountpoint: str, as_json: bool) -> int:
+def _plan_of_mount(mountpoint: str, is_summary: bool, as_json: bool) -> int:
     mount = registry.find_mountpoint(mountpoint)
-    planned = ((action, rendering.shown_absolute(mount.mountpoint, action.path)) for action in Client.of(mount).plan())
-    if as_json:
+    planned, rules = Client.of(mount).plan(), Rules()
+    if is_summary:
+        for action in planned:
+            rules.add(action)
+        click.echo(json.dumps(rules.as_json(), indent=1) if as_json else "\n".join(rules.lines()) or "nothing to do")
+    elif as_json:
         rendering.print_json_array(
-            {"path": absolute, "verb": action.verb, "size": action.size, "reason": action.reason}
-            for action, absolute in planned
+            asdict(action) | {"path": rendering.shown_absolute(mount.mountpoint, action.path)} for action in planned
         )
-        return Exit.OK
-    count = 0
-    for action, absolute in planned:
-        count += 1
-        size, name = rendering.shown_size(action.size), rendering.shown_path(absolute)
-        click.echo(f"{action.verb:<8}{size:>8}  {name}  ({action.reason})")
-    if not count:
-        click.echo("nothing to do")
+    else:
+        for action in planned:
+            rules.add(action)
+            name = rendering.shown_path(rendering.shown_absolute(mount.mountpoint, action.path))
+            click.echo(f"{action.verb:<8}{rendering.shown_size(action.size):>8}  {name}  ({action.reason})")
+        lines = list(rules.lines())
+        click.echo("\n".join(["", *lines] if lines else ["nothing to do"]))
     return Exit.OK
 
 
@@ -95,11 +108,13 @@ def _plan_of_directory(request: "MountRequest", as_json: bool) -> int:
     # Imported when needed: it brings the whole engine.
     from tierfs import offline
 
-    found = offline.forecast_of(request)
+    found, rules = offline.forecast_of(request), Rules()
+    for action in offline.priced(found, request):
+        rules.add(action)
     if as_json:
-        click.echo(json.dumps(_json_of(found, request.mountpoint), indent=1))
+        click.echo(json.dumps({**_json_of(found, request.mountpoint), "rules": rules.as_json()}, indent=1))
     else:
-        click.echo("\n".join(_lines_of(found, request)))
+        click.echo("\n".join([*_lines_of(found, request), *rules.lines(), _how_long(found, request)]))
     return Exit.OK
 
 
@@ -146,7 +161,7 @@ def _lines_of(found: "Forecast", request: "MountRequest") -> list[str]:
     lines += [f"and {len(rest)} directories more; --json has them"] if rest else []
     if os.path.exists(os.path.join(request.state, "mount.json")):
         lines.append("it was mounted before: what is archived already is counted again")
-    return [*lines, _how_long(found, request)]
+    return lines
 
 
 def _shown(share: "Share") -> str:

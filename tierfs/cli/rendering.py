@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tierfs.core.reports import Entry
+from tierfs.core.runway import shown_hours
 
 _BINARY = "KMGTPE"
 _AGES = ((7 * 86_400 * 10, "w", 7 * 86_400), (86_400, "d", 86_400), (3_600, "h", 3_600), (60, "m", 60), (0, "s", 1))
@@ -144,6 +145,7 @@ def status_lines(status: Mapping[str, Any], now: float) -> list[str]:
     lines.append(f"  cache   {_cache(status['cache'])}")
     lines.append(f"  store   {_store_io(status['store_io'])}")
     lines += [click.style(f"  breaker {line}", fg="red") for line in _breakers(status.get("breaker") or {}, now)]
+    lines += [f"  runway  {_runway(status['runway'])}"] if status.get("runway") else []
     lines.append(f"  queue   {_counts(status['queue'])}; errors {_counts(status['errors'])}")
     lines.append(f"  policy  {_policy(status.get('policy') or {}, now)}")
     pids = ", ".join(f"{name} {status.get(f'{name}_pid')}" for name in ("worker", "cold", "supervisor"))
@@ -205,6 +207,23 @@ def _cache(cache: Mapping[str, Any]) -> str:
 def _store_io(io: Mapping[str, Any]) -> str:
     moved = f"{shown_size(io['bytes_uploaded'])} up, {shown_size(io['bytes_downloaded'])} down"
     return f"{moved}, {io['requests']} requests"
+
+
+def _runway(runway: Mapping[str, Any]) -> str:
+    """Until when the hot tier has room, as things are and with the store down."""
+    up, down = runway["up"], runway["down"]
+    if up["state"] == "unknown":
+        return f"not enough history yet to say when the hot tier is full ({shown_age(runway['history_s'])})"
+    if runway["is_down"]:
+        return f"{_outlook(down)}; the store is down"
+    return f"{_outlook(up)}; with the store down: {_outlook(down)}"
+
+
+def _outlook(outlook: Mapping[str, Any]) -> str:
+    if outlook["state"] != "filling":
+        return "not filling"
+    rate = shown_size(outlook["bytes_per_second"] * 3600)
+    return f"full in {shown_hours(outlook['seconds'])} at {rate} an hour"
 
 
 def _breakers(breakers: Mapping[str, Any], now: float) -> list[str]:

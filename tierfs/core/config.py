@@ -79,6 +79,13 @@ def _more_than_nothing(value: Age) -> Age:
     return value
 
 
+def _absolute(value: object) -> object:
+    value = _unset(value)
+    if isinstance(value, str) and not value.startswith("/"):
+        raise ValueError(f"{value!r} is not an absolute path: the mount is served from another directory")
+    return value
+
+
 def _chunk(value: object) -> Size:
     size = parse_size(value)
     if size & (size - 1) or not SMALLEST_CHUNK_BYTES <= size <= LARGEST_CHUNK_BYTES:
@@ -106,6 +113,7 @@ Rules = Annotated[tuple[str, ...], BeforeValidator(_rules)]
 Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse_age(value)))]
 ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
 OptionalText = Annotated[str | None, BeforeValidator(_unset)]
+OptionalPath = Annotated[str | None, BeforeValidator(_absolute)]
 OptionalUrl = Annotated[str | None, BeforeValidator(_endpoint)]
 OptionalFlag = Annotated[bool | None, BeforeValidator(_auto)]
 
@@ -155,6 +163,10 @@ class Settings(BaseModel):
     )
     storage_class: OptionalText = _setting(
         None, "Storage class of archived objects; unset: the bucket's.", pattern=r"^[A-Z0-9_-]+$"
+    )
+
+    prices: OptionalPath = _setting(
+        None, "Price table (TOML) for `cost` and `plan`; unset: what AWS asks (`tierfs cost --print-prices`)."
     )
 
     auto_archive: bool = _setting(True, "Archive and release by age and watermarks, without being asked.")

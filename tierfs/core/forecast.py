@@ -4,8 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tierfs.core.config import Settings
+from tierfs.core.costs import is_due
 from tierfs.core.keys import is_storable, key_of
-from tierfs.core.policy import Fill, HotFile, Segment, Verb, matches, plan, segments_of, why_not_archived_with
+from tierfs.core.policy import (
+    Action,
+    Fill,
+    HotFile,
+    Segment,
+    Verb,
+    plan,
+    rule_of_archives,
+    rule_of_releases,
+    segments_of,
+    why_not_archived_with,
+)
 from tierfs.core.windows import MINUTES_OF_DAY, open_minutes, parse_windows
 
 
@@ -28,7 +40,7 @@ class Forecast:
 
     `released` are those of them that would leave the hot tier as soon as they are archived. `kept` are the others, by
     the reason. `seconds` is how long the archives take at the configured rates, None where none is; `days` is the same
-    where the policy archives only in a window.
+    where the policy archives only in a window. `actions` are the archives, and the releases that follow.
     """
 
     archived: Share = field(default_factory=Share)
@@ -37,6 +49,7 @@ class Forecast:
     kept: dict[str, Share] = field(default_factory=dict)
     seconds: float | None = None
     days: float | None = None
+    actions: list[Action] = field(default_factory=list)
 
 
 def forecast(files: Sequence[HotFile], prefix: str, settings: Settings, now_ns: int) -> Forecast:
@@ -49,9 +62,11 @@ def forecast(files: Sequence[HotFile], prefix: str, settings: Settings, now_ns: 
         if file.path in wanted and is_storable(key_of(prefix, file.path)):
             first, slash, _ = file.path.partition(b"/")
             found.archived.add(file)
+            found.actions.append(Action(Verb.ARCHIVE, file.path, file.size, rule_of_archives(settings)))
             found.directories.setdefault(first if slash else b"", Share()).add(file)
-            if file.fresh_ns + settings.cold_after <= now_ns and not matches(file.path, settings.keep_hot):
+            if is_due(file, settings, now_ns):
                 found.released.add(file)
+                found.actions.append(Action(Verb.RELEASE, file.path, file.size, rule_of_releases(settings)))
         else:
             found.kept.setdefault(_why_kept(file, segments[file.path], settings, now_ns), Share()).add(file)
     found.seconds = _seconds(found.archived, settings)

@@ -8,7 +8,7 @@ import fnmatch
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -69,13 +69,17 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One proposed move. `size` in bytes. Actions of one segment stand together, in the order to carry them out."""
+    """One proposed move. `size` in bytes. Actions of one segment stand together, in the order to carry them out.
+
+    `rule` is the reason without what differs from file to file.
+    """
 
     verb: Verb
     path: bytes
     size: int
     reason: str
     segment: SegmentName | None = None
+    rule: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +200,15 @@ def plan(files: Iterable[HotFile], fill: Fill, settings: Settings, now_ns: int) 
     archives: list[Action] = []
     releases: list[Action] = []
     spare: list[Segment] = []
+    of_archives, of_releases = rule_of_archives(settings), rule_of_releases(settings)
     for segment in segments_of(files, settings):
         for file in _archivable(segment, settings, now_ns):
             reason = f"unchanged for {_age(now_ns - file.mtime_ns)}"
-            archives.append(Action(Verb.ARCHIVE, file.path, file.size, reason, segment.name))
+            archives.append(Action(Verb.ARCHIVE, file.path, file.size, reason, segment.name, of_archives))
         aged = _releasable(segment, settings, lambda one: why_not_released(one, settings, now_ns))
         for file in aged:
             reason = f"unchanged for {_age(now_ns - file.fresh_ns)}"
-            releases.append(Action(Verb.RELEASE, file.path, file.size, reason, segment.name))
+            releases.append(Action(Verb.RELEASE, file.path, file.size, reason, segment.name, of_releases))
         if not aged:
             spare.append(segment)
     already = sum(action.size for action in releases)
@@ -225,6 +230,16 @@ def plan_room(
     Fewer bytes where there are not enough files that may go. `files` has all members of the segments that it touches.
     """
     return _plan_oldest(segments_of(files, settings), wanted_bytes, settings, now_ns, reason)
+
+
+def rule_of_archives(settings: Settings) -> str:
+    """Which setting it is that has files archived."""
+    return f"unchanged for {settings.warm_after} (warm_after)"
+
+
+def rule_of_releases(settings: Settings) -> str:
+    """Which setting it is that has files released at their age."""
+    return f"unchanged for {settings.cold_after} (cold_after)"
 
 
 def _why_not_spare(file: HotFile, now_ns: int) -> str | None:

@@ -53,12 +53,21 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAction:
-    """What the policy would do to one file now, and why."""
+    """What the policy would do to one file now, and why.
+
+    `rule` is the reason without what differs from file to file. `requests` to the store are what it takes, `dollars` is
+    what they cost, `month` by how much each month costs more (or, with a minus, less) then: decimal numbers as text,
+    empty where nobody knows the prices.
+    """
 
     path: bytes
     verb: Verb
     size: int
     reason: str
+    rule: str = ""
+    requests: int = 0
+    dollars: str = ""
+    month: str = ""
 
 
 @dataclass(frozen=True, slots=True)

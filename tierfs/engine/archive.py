@@ -38,6 +38,7 @@ class Archiver:
         self._moving: set[Ino] = set()
         self.active: dict[bytes, int] = {}  # path: size, of the files that are being archived now
         self.archives, self.releases = Movements(), Movements()
+        self.released_bytes = 0  # that the hot tier has room for since then
 
     async def archive(self, path: bytes) -> Record:
         """Copy a HOT file up and verify it: it is MIRRORED then. NotEligible, OSError, StoreError."""
@@ -94,7 +95,10 @@ class Archiver:
         await self._check_bytes(path, record, stored)
         with step("release.sync_catalog"):
             await trio.to_thread.run_sync(self._tier.catalog.sync)
-        return self._tier.release(path, record)
+        blocks = self._tier.hot.lstat(path).st_blocks
+        released = self._tier.release(path, record)
+        self.released_bytes += blocks * 512
+        return released
 
     async def _check_bytes(self, path: bytes, record: Record, stored: ObjectRef) -> None:
         """Compare hot bytes with the recorded SHA-256, unless they were written while this worker ran. NotEligible.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import trio
 
@@ -13,9 +14,11 @@ from tierfs.core.residency import Residency
 from tierfs.engine.archive import Archiver
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Daemon
+from tierfs.engine.history import History
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.inventory import Inventory, Stock
 from tierfs.engine.measures import HotDisk, Measures, Odometer
+from tierfs.engine.money import Money
 from tierfs.engine.observed import Facts, Observations
 from tierfs.engine.restore import Restorer
 from tierfs.engine.snapshotter import Snapshots, Snapshotter
@@ -50,12 +53,16 @@ class Figures:
         self._facts = facts
         self._observe = observe
         self._odometer = Odometer(engine.cold)
+        moving = engine.tier, engine.archiver, engine.restorer
+        self._history = History(*moving, self._odometer, Path(facts.state_directory))
+        self.money = Money(engine.tier, engine.daemon, self._odometer, self._history, facts.store)
         self._inventory = Inventory(engine.tier, engine.daemon, engine.restorer.restores, engine.archiver.releases)
 
     async def keep_up(self) -> None:
         """Look at the cold process's totals now and then, which should outlive it, and at the hot tier."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._odometer.run)
+            nursery.start_soon(self._history.run)
             nursery.start_soon(self._inventory.run, self._engine.settings.policy_interval.seconds)
 
     async def cached_bytes(self) -> int:
@@ -134,6 +141,7 @@ class Figures:
             snapshots=e.snapshotter.counts() if e.snapshotter else Snapshots(),
             seen=seen,
             is_passthrough=facts.passthrough == "on",
+            runway=self._history.runway(cold),
             pids={"worker": facts.worker_pid, "supervisor": facts.supervisor_pid, "cold": cold.pid},
         )
 

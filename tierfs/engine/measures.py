@@ -9,6 +9,7 @@ import trio
 from tierfs.core.errors import StoreUnavailable
 from tierfs.core.histogram import Histogram
 from tierfs.core.reports import StoreHealth
+from tierfs.core.runway import Runway
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.daemon import Passes
@@ -69,11 +70,13 @@ class Measures:
     seen: Observations = NOTHING_SEEN
     is_passthrough: bool = False
     pids: Mapping[str, int] = field(default_factory=dict)
+    runway: Runway | None = None
 
     def warnings(self) -> list[str]:
         """What an operator should know of."""
         lease = self.cold.lease
-        return [f"nothing is archived or deleted in the store: {lease.reason}"] if lease and lease.reason else []
+        held = f"nothing is archived or deleted in the store: {lease.reason}" if lease and lease.reason else ""
+        return [*filter(None, (held, self.runway.warning() if self.runway else ""))]
 
     def as_json(self) -> Mapping[str, object]:
         """The cold side in figures, for `status`."""
@@ -106,6 +109,7 @@ class Measures:
             },
             "breaker": {kind: asdict(health) for kind, health in self.cold.health.items()},
             "lease": asdict(self.cold.lease) if self.cold.lease else None,
+            "runway": self.runway.as_json() if self.runway else None,
             **self.guard.as_json(),
             "cold_pid": self.cold.pid,
             "cold_restarts": self.cold_restarts,
@@ -130,6 +134,10 @@ class Odometer:
             await self.read()
             await trio.sleep(_PAUSE_S)
 
+    def known(self) -> ColdNumbers:
+        """The totals as they were last read: waits for nothing."""
+        return sum_of(self._before, self._last)
+
     async def read(self) -> ColdNumbers:
         """The totals; the last ones while the cold side is being started again."""
         async with self._asking:
@@ -138,7 +146,7 @@ class Odometer:
                 if numbers.began_ns != self._last.began_ns:
                     self._before = sum_of(self._before, self._last)
                 self._last = numbers
-        return sum_of(self._before, self._last)
+        return self.known()
 
 
 def sum_of(before: ColdNumbers, now: ColdNumbers) -> ColdNumbers:

@@ -16,6 +16,7 @@ from tierfs.core.residency import Residency
 from tierfs.engine.check import Checker
 from tierfs.engine.entries import Entries
 from tierfs.engine.events import because, sentence
+from tierfs.engine.evicting import evict_one
 from tierfs.engine.figures import Engine, Figures
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures
@@ -242,29 +243,20 @@ class Operator(Oversight):
 
     async def evict(self, paths: Sequence[bytes] | None) -> Sequence[Outcome]:
         """Drop the chunks of these files from the cache, or all of them."""
-        hydrator = self._engine.hydrator
+        e = self._engine
         if paths is None:
             before = await self.figures.cached_bytes()
-            await hydrator.evict(None)
+            await e.hydrator.evict(None)
             return [Outcome(b"", "done", bytes=max(0, before - await self.figures.cached_bytes()))]
-        outcomes = []
-        for path in paths:
-            found = self._find(path)
-            record = (found and found.record) or self._engine.tier.catalog.get(path)
-            if found is None:
-                outcomes.append(Outcome(path, "failed", "no such file"))
-            elif record is None or record.object is None:
-                outcomes.append(Outcome(path, "unchanged", "it has no object, so nothing of it is cached"))
-            else:
-                cached = await hydrator.cached_bytes(record.object)
-                await hydrator.evict(record.object)
-                outcomes.append(Outcome(path, "done", bytes=cached))
-        return outcomes
+        return [await evict_one(path, self._find(path), e.tier.catalog, e.hydrator) for path in paths]
 
     async def plan(self) -> Sequence[PlannedAction]:
         """What the policy would do now; changes nothing."""
-        actions = await self._engine.daemon.plan()
-        return [PlannedAction(a.path, a.verb.value, a.size, a.reason) for a in actions]
+        return await trio.to_thread.run_sync(self.figures.money.priced, await self._engine.daemon.plan())
+
+    async def costs(self, own: str | None) -> Mapping[str, object]:
+        """What the tree costs: see docs of `tierfs cost --json`. `own`: the text of a price table. ConfigError."""
+        return await self.figures.money.costs(own)
 
     def check(self, order: CheckOrder) -> AsyncGenerator[Finding | Total | Outcome, None]:
         """Where catalog, hot directory, bucket and cache disagree. See Checker."""

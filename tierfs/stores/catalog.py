@@ -54,12 +54,13 @@ class Catalog:
                 self._directories = self._count_directories()
                 self._inos = self._mark_inos()
             except BaseException:
-                self._close()
+                self.close()
                 raise
         except sqlite3.DatabaseError as error:
             raise CatalogError(f"the catalog {path} cannot be opened: {why_failed(error)}") from error
         #: Called before a directory that had no records gets one.
         self.on_first_record: Callable[[], None] = lambda: None
+        self.on_given_up: Callable[[Record], None] = lambda _record: None  # told whose object is buried with its file
 
     def _open(self, store: str) -> int:
         """Prepare the database; a descriptor of its write-ahead log."""
@@ -72,9 +73,6 @@ class Catalog:
 
     def close(self) -> None:
         """Checkpoint and close."""
-        self._close()
-
-    def _close(self) -> None:
         if self._log >= 0:
             os.close(self._log)
         self._db.close()
@@ -290,11 +288,13 @@ class Catalog:
             self._directories.pop(directory, None)
 
     def _remove(self, path: bytes, now_ns: int) -> None:
-        record = self.get(path)
-        if record is None:
-            return
-        self._delete(path)
+        if record := self.get(path):
+            self._delete(path)
+            self._give_up(record, now_ns)
+
+    def _give_up(self, record: Record, now_ns: int) -> None:
         if record.object:
+            self.on_given_up(record)
             self._bury(record.object.key, now_ns)
 
     # -- renames -------------------------------------------------------------------------------------------------
@@ -324,8 +324,8 @@ class Catalog:
             for record, rest in replaced:
                 if rename.exchange:
                     self._put(renamed(record, rename.source + rest))
-                elif record.object:
-                    self._bury(record.object.key, now_ns)
+                else:
+                    self._give_up(record, now_ns)
 
     def move_cold(self, source: bytes, target: bytes, doomed: HotIno | None, now_ns: int) -> None:
         """Rename a file without hot bytes; `doomed` is the inode of a hot file at the target, to be unlinked next."""

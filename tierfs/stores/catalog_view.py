@@ -1,7 +1,7 @@
 """The catalog as another process may read it: all of it as it was at one moment, while the worker goes on writing."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -70,6 +70,32 @@ class CatalogView:
                 "SELECT directory, name FROM records WHERE misplaced AND residency IN ('cold', 'mirrored')"
             )
             return [directory + b"/" + name if directory else name for directory, name in rows]
+
+    def object_sizes(self) -> dict[int, int]:
+        """How many objects of each size the files of the tree have, older versions of hot files among them."""
+        with self._explaining():
+            having = "residency != 'lost' AND etag != ''"
+            rows = self._db.execute(f"SELECT object_size, count(*) FROM records WHERE {having} GROUP BY object_size")
+            return {int(size): int(count) for size, count in rows}
+
+    def tally(self, residencies: Iterable[Residency]) -> Tally:
+        """Files of these residencies, and their bytes."""
+        names = [str(residency) for residency in residencies]
+        return self._sum("size", f"residency IN ({', '.join('?' * len(names))})", *names)
+
+    def restored_within(self, age_ns: int) -> Tally:
+        """Files that came back, and were not changed since, and whose object was younger than that by then."""
+        return self._sum("size", "residency = 'mirrored' AND restored_ns BETWEEN 1 AND mtime_ns + ?", age_ns)
+
+    def rewritten_since(self, since_ns: int) -> Tally:
+        """Hot files that have an older version in the bucket, whose bytes are from after that."""
+        return self._sum("object_size", "residency = 'hot' AND etag != '' AND mtime_ns > ?", since_ns)
+
+    def _sum(self, column: str, where: str, *values: int | str) -> Tally:
+        with self._explaining():
+            query = f"SELECT count(*), coalesce(sum({column}), 0) FROM records WHERE {where}"
+            files, size = self._db.execute(query, values).fetchone()
+            return Tally(int(files), int(size))
 
     def check_integrity(self) -> list[str]:
         """What SQLite itself finds wrong with the file."""
