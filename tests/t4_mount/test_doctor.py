@@ -280,14 +280,14 @@ SETUPS = (
     hot_on_fuse,
     state_for_all,
     refused,
-    plain_to_a_tls_port,
     clock_ahead,
     no_bucket,
-    no_credentials,
     wrong_secret,
     leased_by_another,
 )
 OTHERS = (
+    no_credentials,
+    plain_to_a_tls_port,
     no_capability,
     state_disk_full,
     cache_larger_than_disk,
