@@ -24,7 +24,7 @@ class Examination:
 
     subject: str
     run: Callable[[], Iterator[Diagnosis]]
-    patience_s: float = 10.0
+    patience_s: float = 15.0
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tierfs.core.diagnosis import Diagnosis, Verdict, judge_clock
 
-_PATIENCE_S = 5.0
+_PATIENCE_S = 10.0
 _PORTS = {"http": 80, "https": 443}
 _SUBJECT = "endpoint"
 #: What a server says that was spoken to in the wrong way; some do, others close, or wait for more.

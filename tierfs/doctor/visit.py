@@ -12,7 +12,7 @@ from tierfs.doctor.patient import Patient
 from tierfs.doctor.places import examine_hot, examine_state
 
 #: A resolver alone may take ten seconds to give up, and a slow line some for the test of its speed.
-_STORE_PATIENCE_S = 30.0
+_STORE_PATIENCE_S = 60.0
 
 
 def visit(patient: Patient) -> Iterator[Diagnosis]:

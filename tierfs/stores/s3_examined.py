@@ -24,7 +24,7 @@ from tierfs.stores.s3_lease import S3LeasePlace
 from tierfs.stores.s3_wire import S3Settings, S3Wire, open_session
 
 #: A request may be silent for so long: somebody waits for the answer.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 10.0
 _BODY = b"tierfs doctor wrote this object to learn what it may do; it may be deleted"
 #: What is moved to measure: the little first, the rest where that went quickly.
 _LITTLE, _MOVED, _QUICKLY_S = 256 << 10, 4 * MIB, 0.5
