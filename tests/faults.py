@@ -37,6 +37,7 @@ class Kind(StrEnum):
     RESET_UPLOAD = "reset-upload"  # reset before byte `at` of what is sent
     LOST_ANSWER = "lost-answer"  # carried out, and reset in place of the answer
     ETAG = "etag"  # the answer carries another ETag
+    DATE = "date"  # the answer carries a Date that is `seconds` ahead
     STALL = "stall"  # nothing from byte `at` on
     REFUSE = "refuse"  # nobody listens; holds for all, ends the connections that there are
 
@@ -98,6 +99,11 @@ class Fault:
     def no_bucket(cls, **match: Any) -> Self:
         """The bucket was deleted."""
         return cls.refusal(404, "NoSuchBucket", **match)
+
+    @classmethod
+    def date(cls, seconds: float, **match: Any) -> Self:
+        """The server's clock is ahead."""
+        return cls(Kind.DATE, seconds=seconds, **match)
 
     def matches(self, method: str, key: str) -> bool:
         """Whether a request is one of those meant."""

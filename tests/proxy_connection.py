@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from fcntl import fcntl
 from typing import Protocol
 from urllib.parse import unquote
@@ -29,7 +31,7 @@ _REASONS = {403: "Forbidden", 404: "Not Found", 412: "Precondition Failed", 500:
 
 
 #: These leave the body of an answer as it is.
-_NOT_OF_THE_BODY = (Kind.ETAG, Kind.CORRUPT_UPLOAD, Kind.RESET_UPLOAD, Kind.LOST_ANSWER)
+_NOT_OF_THE_BODY = (Kind.ETAG, Kind.DATE, Kind.CORRUPT_UPLOAD, Kind.RESET_UPLOAD, Kind.LOST_ANSWER)
 
 
 class Closed(Exception):
@@ -160,6 +162,9 @@ class Head:
             return self.with_length(self.length // 2 if fault.at is None else fault.at)
         if kind is Kind.ETAG and "etag" in self.headers:
             return self._with(b"ETag", self.headers["etag"].translate(_ANOTHER).encode("latin-1"))
+        if fault and kind is Kind.DATE and "date" in self.headers:
+            then = parsedate_to_datetime(self.headers["date"]) + timedelta(seconds=fault.seconds)
+            return self._with(b"Date", format_datetime(then, usegmt=True).encode())
         return self.raw
 
     def _with(self, name: bytes, value: bytes) -> bytes:

@@ -23,6 +23,7 @@ FLOORS = {
     "cold.py": 3,
     "offline.py": 4,
     "wiring.py": 4,
+    "doctor": 4,
     "serving.py": 5,
     "worker.py": 6,
     "cli": 7,

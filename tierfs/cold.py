@@ -40,6 +40,7 @@ from tierfs.stores.slow import SlowStore, saying_slow
 
 if TYPE_CHECKING:
     from tierfs.stores.s3 import S3Store
+    from tierfs.stores.s3_wire import S3Settings
 
 _CACHE_THREADS = 4  # each holds a connection to the cache's database
 _THREADS = 256  # started as they are needed; the worker's own limits are lower
@@ -93,25 +94,28 @@ def open_store(address: StoreAddress, settings: Settings, fence: Fence = unfence
 def _open_s3(address: StoreAddress, settings: Settings, fence: Fence, state: str | None = None) -> "S3Store":
     # boto3 costs a third of a second to import: only those who need it pay.
     from tierfs.stores.s3 import S3Store
+
+    return S3Store(s3_settings(address, settings, state), fence)
+
+
+def s3_settings(address: StoreAddress, settings: Settings, state: str | None = None) -> "S3Settings":
+    """How to reach a bucket. `state` is the state directory, where there is one."""
     from tierfs.stores.s3_wire import S3Settings
 
-    return S3Store(
-        S3Settings(
-            bucket=address.bucket_or_dir,
-            region=settings.region,
-            endpoint_url=settings.endpoint_url,
-            path_style=settings.path_style,
-            pool_size=settings.pool_size,
-            timeout_s=settings.timeout.seconds,
-            read_timeout_s=settings.cold_timeout / _GETS_IN_TIME / 1e9,
-            max_retries=settings.max_retries,
-            checksum=settings.checksum,
-            storage_class=settings.storage_class,
-            prefix=address.prefix,
-            read_only=settings.read_only,
-            pending=None if state is None else Path(state, "uploads"),
-        ),
-        fence,
+    return S3Settings(
+        bucket=address.bucket_or_dir,
+        region=settings.region,
+        endpoint_url=settings.endpoint_url,
+        path_style=settings.path_style,
+        pool_size=settings.pool_size,
+        timeout_s=settings.timeout.seconds,
+        read_timeout_s=settings.cold_timeout / _GETS_IN_TIME / 1e9,
+        max_retries=settings.max_retries,
+        checksum=settings.checksum,
+        storage_class=settings.storage_class,
+        prefix=address.prefix,
+        read_only=settings.read_only,
+        pending=None if state is None else Path(state, "uploads"),
     )
 
 

@@ -283,6 +283,9 @@ def test_mount_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         (["check", "/srv/data", "--hot", "/hot"], Exit.USAGE, "--hot goes with --state"),
         (["check", "--state", "/no/state"], Exit.SETTINGS, "/no/state is not the state directory of a mount"),
         (["rebuild"], Exit.USAGE, "STORE is missing"),
+        (["doctor", "s3://bucket"], Exit.USAGE, "name the MOUNTPOINT, too"),
+        (["doctor", "/no/mount"], Exit.USAGE, "nothing is mounted at /no/mount"),
+        (["completion", "csh"], Exit.USAGE, "'csh' is not one of 'bash', 'zsh', 'fish'"),
         (["rebuild", "s3://bucket", "/no/such"], Exit.MOUNT, "the mountpoint '/no/such' does not exist"),
     ],
 )
@@ -646,11 +649,11 @@ def test_a_file_then_the_environment_then_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("warm_afer = 1", "warm_afer in {} is not a setting, did you mean warm_after?"),
-        ('warm-after = "1d"', "warm-after in {} is not a setting, did you mean warm_after?"),
-        ("[policy]\nwarm_after = 1", "policy in {} is a section, and the settings file has none"),
+        ("warm_afer = 1", "warm_afer in {}, line 1 is not a setting, did you mean warm_after?"),
+        ('warm-after = "1d"', "warm-after in {}, line 1 is not a setting, did you mean warm_after?"),
+        ("[policy]\nwarm_after = 1", "policy in {}, line 1 is a section, and the settings file has none"),
         ("warm_after = ", "the settings file '{}' is not TOML: "),
-        ("store = 5", "store in {} is text in quotes, not 5"),
+        ("store = 5", "store in {}, line 1 is text in quotes, not 5"),
     ],
 )
 def test_a_settings_file_that_is_wrong(tmp_path: Path, text: str, sentence: str) -> None:
@@ -703,11 +706,35 @@ def test_config_show_prints_a_settings_file(tmp_path: Path, capsys: pytest.Captu
 
 def test_config_check_says_every_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "t.toml"
-    file.write_text('pool_size = 0\nchunk_size = "3"\n')
+    file.write_text('pool_size = 0\n# a remark\nchunk_size = "3"\nwarm_afer = "1d"\nstore = 5\n')
     assert run("config", "check", str(file)) == Exit.SETTINGS
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert sorted(line.partition(" in ")[0] for line in capsys.readouterr().err.splitlines()) == [
+        "tierfs: chunk_size",
+        "tierfs: pool_size",
+        "tierfs: store",
+        "tierfs: warm_afer",
+    ]
+    file.write_text('low_watermark = "95%"\n')
+    assert run("config", "check", str(file)) == Exit.SETTINGS
+    assert f"low_watermark in {file}, line 1 (95%)" in capsys.readouterr().err
     file.write_text("pool_size = 1\n")
     assert run("config", "check", str(file)) == 0
+
+
+def test_config_check_knows_the_disks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "t.toml"
+    where = f'store = "s3://b"\nmountpoint = "{tmp_path}/m"\nstate = "{tmp_path}/s"\n'
+    file.write_text(f'{where}cache_size = "1000000TiB"\nhigh_watermark = "2000000TiB"\nlow_watermark = "1TiB"\n')
+    assert run("config", "check", str(file)) == Exit.SETTINGS
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("tierfs: cache_size (1000000 TiB) is larger than the whole disk of the state directory")
+    assert said[1].startswith("tierfs: high_watermark (2000000TiB) is more than the whole disk of the hot directory")
+    file.write_text(f'{where}cache_size = "1MiB"\n')
+    monkeypatch.setenv("TIERFS_CONFIG", str(file))
+    assert run("config", "check") == 0
+    assert capsys.readouterr().out == f"{file}: ok\n"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ class Exit(IntEnum):
     DISAGREEMENT = 7
     CATALOG = 8
     REPAIRED = 9
+    TROUBLE = 10
     INTERRUPTED = 130
 
 
@@ -30,6 +31,7 @@ MEANINGS = {
     Exit.DISAGREEMENT: "check or rebuild found disagreements, which are left",
     Exit.CATALOG: "the catalog is missing, damaged, or of another version",
     Exit.REPAIRED: "check found disagreements, and repaired them all",
+    Exit.TROUBLE: "doctor found a problem",
     Exit.INTERRUPTED: "interrupted; what was done stays done",
 }
 

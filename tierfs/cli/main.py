@@ -11,6 +11,7 @@ import traceback
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from tierfs import __version__
 from tierfs.cli.exits import MEANINGS, Exit, exit_of
@@ -36,7 +37,10 @@ _COMMANDS = {
     "cost": ("tierfs.cli.costing:cost", "Show what the tree costs, would cost all hot, and why."),
     "check": ("tierfs.cli.checking:check", "Compare catalog, hot directory, bucket and cache; repair."),
     "rebuild": ("tierfs.cli.checking:rebuild", "Make the catalog anew from the bucket, when the SSD is lost."),
+    "doctor": ("tierfs.cli.doctoring:doctor", "Look for what is wrong, before a mount or with one."),
     "config": ("tierfs.cli.settings:config", "Show and check settings."),
+    "completion": ("tierfs.cli.completing:completion", "Print what makes a shell complete commands and flags."),
+    "manual": ("tierfs.cli.manual:manual", "Write man pages."),
     "demo": ("tierfs.cli.demo:demo", "The whole story on this machine, in under a minute."),
 }
 
@@ -54,12 +58,22 @@ class _Commands(click.Group):
             return None
         module, _, name = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
+        if ctx.resilient_parsing:  # for a shell that completes
+            from tierfs.cli.completing import complete_paths
+
+            complete_paths(cmd_name, command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands by their names alone: click would import every one of them."""
+        rows = [(name, text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)]
+        named = [CompletionItem(name, help=text) for name, text in rows]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
             raise click.UsageError(
                 f"there is no command {args[0]!r}{f', did you mean {close[0]}?' if close else ''}", ctx

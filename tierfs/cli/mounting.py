@@ -109,7 +109,7 @@ def request_of(gathered: Gathered, foreground: bool, is_kept: bool = False) -> M
     where = gathered.where
     store = str(_needed("store", where).value)
     address = parse_store(store)
-    real = _unasked if is_kept else os.path.realpath
+    real = unasked if is_kept else os.path.realpath
     mountpoint = real(_directory("mountpoint", _needed("mountpoint", where), is_kept))
     hot = real(_directory("hot", where["hot"], is_kept)) if "hot" in where else mountpoint
     state = real(str(where["state"].value)) if "state" in where else default_state(mountpoint)
@@ -168,7 +168,7 @@ def _directory(name: str, given: Given, is_kept: bool) -> str:
     return path
 
 
-def _unasked(path: str) -> str:
+def unasked(path: str) -> str:
     """The real path, without a look at a tierfs mount or below it: where nobody serves it, lstat(2) would wait."""
     found, names, links = "/", deque(os.path.abspath(path).split("/")), 0
     while names:

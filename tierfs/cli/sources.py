@@ -1,6 +1,7 @@
 """Where settings come from: the profile, a TOML file, TIERFS_* in the environment, then flags; the later wins."""
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,25 +63,65 @@ def flag_of(name: str) -> str:
 
 def read_file(path: str) -> dict[str, Given]:
     """The settings in a TOML file. ConfigError."""
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"the settings file {path!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the settings file {path!r} is not TOML: {error}") from None
-    problems = [_unknown(name, f"{name} in {path}", _names(), value) for name, value in values.items()]
+    given, problems = _look_into(path)
     _raise_all(problems)
-    return {name: Given(_text_of(name, value, path), f"{name} in {path}") for name, value in values.items()}
+    return given
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Given]:
     """The settings among environment variables. ConfigError for an unknown TIERFS_* variable."""
+    given, problems = _look_around(environment)
+    _raise_all(problems)
+    return given
+
+
+def mistakes_in(config: str | None, environment: Mapping[str, str]) -> list[str]:
+    """Every mistake in a settings file and the environment, a sentence each. ConfigError where it is not TOML."""
+    path = config or environment.get("TIERFS_CONFIG")
+    in_file, unknown = _look_into(path) if path else ({}, [])
+    around, unknown_too = _look_around(environment)
+    problems = [problem for problem in (*unknown, *unknown_too) if problem]
+    try:
+        given = over_profile({**in_file, **around})
+        settings_from({name: one for name, one in given.items() if name not in WHERE})
+    except ConfigError as error:
+        problems += str(error).splitlines()
+    return problems
+
+
+def _look_into(path: str) -> tuple[dict[str, Given], list[str | None]]:
+    """What a file says that is known, and what is wrong with the rest. ConfigError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read().decode()
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"the settings file {path!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the settings file {path!r} is not TOML: {error}") from None
+    sources = {name: f"{name} in {path}{_line_of(name, text)}" for name in values}
+    problems = [_unknown(name, sources[name], _names(), value) for name, value in values.items()]
+    known = {name: value for name, value in values.items() if name in _names()}
+    problems += [_wrong_path(value, sources[name]) for name, value in known.items() if name in WHERE]
+    given = {name: Given(_text_of(name, value), sources[name]) for name, value in known.items()}
+    return given, problems
+
+
+def _line_of(name: str, text: str) -> str:
+    """The line in which a key of the top level stands; nothing where that is hard to say."""
+    key = re.compile(rf"""\s*(?:\[\s*)?(["']?){re.escape(name)}\1\s*[=.\]]""")
+    found = [number for number, line in enumerate(text.splitlines(), 1) if key.match(line)]
+    return f", line {found[0]}" if len(found) == 1 else ""
+
+
+def _look_around(environment: Mapping[str, str]) -> tuple[dict[str, Given], list[str | None]]:
+    """What the environment says that is known, and what is wrong with the rest."""
     known = {ENVIRONMENT_PREFIX + name.upper(): name for name in _names()}
     found = {variable: text for variable, text in environment.items() if variable.startswith(ENVIRONMENT_PREFIX)}
     variables = [variable for variable in sorted(found) if variable not in OTHER_VARIABLES]
-    _raise_all([_unknown(one, f"the environment variable {one}", [*known, *OTHER_VARIABLES]) for one in variables])
-    return {known[one]: Given(found[one], f"the environment variable {one}") for one in variables}
+    problems = [_unknown(one, f"the environment variable {one}", [*known, *OTHER_VARIABLES]) for one in variables]
+    mine = [one for one in variables if one in known]
+    return {known[one]: Given(found[one], f"the environment variable {one}") for one in mine}, problems
 
 
 def sample(profile: str = "generic") -> str:
@@ -135,10 +176,10 @@ def _raise_all(problems: list[str | None]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _text_of(name: str, value: object, path: str) -> object:
+def _wrong_path(value: object, source: str) -> str | None:
+    return None if isinstance(value, str) else f"{source} is text in quotes, not {value!r}"
+
+
+def _text_of(name: str, value: object) -> object:
     """Paths in a settings file are text; "~" in them is the home directory."""
-    if name not in WHERE:
-        return value
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} in {path} is text in quotes, not {value!r}")
-    return os.path.expanduser(value)
+    return os.path.expanduser(value) if name in WHERE and isinstance(value, str) else value

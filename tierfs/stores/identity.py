@@ -26,7 +26,13 @@ def owner_of(state: Path, mountpoint: str, session: str) -> Owner:
             os.fsync(fd)
     host = socket.gethostname()
     where = f"host {host}, mounted at {mountpoint}, state directory {state}, pid {os.getpid()}"
-    return Owner(f"{path.read_text()}-{path.stat().st_ino:x}", _machine() or host, session, where)
+    return Owner(identity_of(state), _machine() or host, session, where)
+
+
+def identity_of(state: Path) -> str:
+    """The identity of a state directory that has one. OSError."""
+    path = state / _NAME
+    return f"{path.read_text()}-{path.stat().st_ino:x}"
 
 
 def _machine() -> str:

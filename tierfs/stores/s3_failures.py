@@ -1,5 +1,7 @@
 """What a failure inside boto3 means: which error it is, and why in words for a person."""
 
+import re
+
 import botocore.exceptions as boto
 import urllib3.exceptions
 from botocore.parsers import ResponseParserError
@@ -16,6 +18,8 @@ _NO_CREDENTIALS = (
     boto.SSOError,
     boto.ProfileNotFound,
 )
+#: OpenSSL's words, as Python passes them on: "certificate verify failed: certificate has expired (_ssl.c:997)".
+_WHY_NOT_TRUSTED = re.compile(r"certificate verify failed: ([^(]*[^( ])")
 _UNREACHABLE = (boto.HTTPClientError, boto.ConnectionError, urllib3.exceptions.HTTPError)
 
 
@@ -28,7 +32,9 @@ def explain(error: Exception) -> tuple[type[StoreError], str]:
     if isinstance(error, boto.ResponseStreamingError) and "IncompleteRead" in str(error):
         return StoreUnavailable, "the connection was closed before the announced end of the answer"
     if isinstance(error, boto.SSLError):
-        return StoreUnavailable, "the TLS handshake failed: check endpoint_url, and the certificate that it shows"
+        told = _WHY_NOT_TRUSTED.search(str(error))
+        why = f" ({told[1]})" if told else ""
+        return StoreUnavailable, f"the TLS handshake failed{why}: check endpoint_url, and the certificate that it shows"
     if isinstance(error, boto.ReadTimeoutError):
         return StoreUnavailable, "the store was silent for longer than timeout"
     if isinstance(error, boto.ConnectTimeoutError | boto.EndpointConnectionError):

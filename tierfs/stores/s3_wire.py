@@ -80,6 +80,16 @@ class S3Wire:
         self._client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
         self._client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
 
+    @property
+    def endpoint(self) -> str:
+        """The URL that requests go to."""
+        return str(self._client.meta.endpoint_url)
+
+    @property
+    def region(self) -> str:
+        """The region that requests are signed for."""
+        return str(self._client.meta.region_name)
+
     def call(self, operation: str, key: str = "", **arguments: Any) -> dict[str, Any]:
         """One request about the bucket, or about the object `key`; copies come from the same bucket. StoreError."""
         about: dict[str, Any] = {"Bucket": self._settings.bucket} | ({"Key": key} if key else {})

@@ -44,7 +44,7 @@ class StateDirectory:
     @property
     def catalog(self) -> Path:
         """Where the catalog is, or is to be."""
-        return self.path / _CATALOG_NAME
+        return catalog_in(self.path)
 
     def has_catalog(self) -> bool:
         """Whether there is a file of that name with anything in it."""
@@ -89,6 +89,11 @@ class StateDirectory:
         fresh.write_text(json.dumps(request, indent=1))
         fresh.chmod(0o600)
         fresh.replace(path)
+
+
+def catalog_in(path: Path) -> Path:
+    """Where the catalog of a state directory is."""
+    return path / _CATALOG_NAME
 
 
 def make_state_directory(path: Path) -> None:
