@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tierfs.core.access import parse_rule, split_rules
 from tierfs.core.errors import ConfigError
+from tierfs.core.listen import absolute_path, listen_address
 from tierfs.core.quantities import Age, Size, Watermark, parse_age, parse_size, parse_watermark
 from tierfs.core.windows import parse_windows
 
@@ -35,6 +36,7 @@ HEADINGS = {
     "cache_size": "Cold reads",
     "hydrate_rate": "Budgets of cold bytes",
     "read_only": "The mount",
+    "api_address": "The API over TCP",
 }
 
 #: In the message of a cross-check: a setting and its value, to be named by where the value was given.
@@ -107,6 +109,8 @@ Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse
 ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
 OptionalText = Annotated[str | None, BeforeValidator(_unset)]
 OptionalUrl = Annotated[str | None, BeforeValidator(_endpoint)]
+OptionalAddress = Annotated[str | None, BeforeValidator(listen_address)]
+OptionalPath = Annotated[str | None, BeforeValidator(absolute_path)]
 OptionalFlag = Annotated[bool | None, BeforeValidator(_auto)]
 
 
@@ -258,6 +262,13 @@ class Settings(BaseModel):
         parse_age("1s"), "Log operations that waited for longer, and for what they waited; 0s: none."
     )
 
+    api_address: OptionalAddress = _setting(
+        None, "Serve the API over TCP at this address and port too, such as 127.0.0.1:9464; unset: nowhere."
+    )
+    api_token_file: OptionalPath = _setting(
+        None, "File with the token that every request over TCP must carry; only its owner may read it."
+    )
+
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
         if self.cold_after < self.warm_after:
@@ -278,6 +289,8 @@ class Settings(BaseModel):
                 f"{{keep_newest|{self.keep_newest}}} keeps nothing without segments: say which files they are, or make "
                 "it 0"
             )
+        if self.api_address and not self.api_token_file:
+            raise ValueError(f"{{api_address|{self.api_address}}} needs a token: say in api_token_file where it is")
         if not self.limited_rate and any(rule.split()[0].lower() == "limit" for rule in self.access):
             raise ValueError(
                 "{limited_rate|0} leaves nothing to those whom {access|a rule} limits: deny them, or give some"

@@ -1,11 +1,17 @@
 """What the mount tells the engine of itself, for an operator: its facts, and what it saw."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+#: Those of a mount's facts that say where it is.
+WHERE = ("mountpoint", "store", "hot_directory", "state_directory", "api")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a mount knows of itself and its surroundings."""
+    """What a mount knows of itself and its surroundings; `api` is where it listens on TCP, empty for nowhere."""
 
     mountpoint: str
     store: str
@@ -15,6 +21,22 @@ class Facts:
     worker_pid: int
     supervisor_pid: int
     passthrough: str = "off"
+    api: str = ""
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], version: str, passthrough: str, api: str) -> Self:
+        """The facts of a mount that was asked for like this, and is served by this process."""
+        return cls(
+            mountpoint=request["mountpoint"],
+            store=request["source"],
+            hot_directory=request["hot"],
+            state_directory=request["state"],
+            version=version,
+            worker_pid=os.getpid(),
+            supervisor_pid=request["supervisor_pid"],
+            passthrough=passthrough,
+            api=api,
+        )
 
 
 @dataclass(frozen=True, slots=True)

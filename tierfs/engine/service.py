@@ -15,7 +15,7 @@ from tierfs.core.config import Settings
 from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.histogram import Histogram
 from tierfs.core.policy import matches, why_not_archived_with, why_not_released_with
-from tierfs.core.records import Record, why_lost
+from tierfs.core.records import why_lost
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency, tier_of
 from tierfs.engine.archive import Archiver
@@ -26,7 +26,7 @@ from tierfs.engine.events import because, sentence
 from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures, Odometer
-from tierfs.engine.observed import Facts, Observations
+from tierfs.engine.observed import WHERE, Facts, Observations
 from tierfs.engine.oversight import Oversight
 from tierfs.engine.restore import Restorer
 from tierfs.engine.segments import Surroundings, to_move_along
@@ -61,7 +61,7 @@ class Operator(Oversight):
     def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
         super().__init__(self.move, engine.tier)
         self._engine = engine
-        self._facts = facts
+        self.facts = facts
         self._observe = observe
         self._odometer = Odometer(engine.cold)
 
@@ -69,10 +69,10 @@ class Operator(Oversight):
 
     async def status(self) -> Mapping[str, object]:
         """The mount in figures."""
-        e, facts, seen = self._engine, self._facts, self._observe()
+        e, facts, seen = self._engine, self.facts, self._observe()
         passes, measured = e.daemon.passes, await self.measure()
         return {
-            **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
+            **{name: getattr(facts, name) for name in WHERE},
             **await self._tiers(),
             "lost": self._lost(),
             **measured.as_json(),
@@ -110,7 +110,7 @@ class Operator(Oversight):
 
     async def measure(self) -> Measures:
         """The cold side in figures: quickly, however many files there are."""
-        e, facts = self._engine, self._facts
+        e, facts = self._engine, self.facts
         cold, seen, counters = await self._odometer.read(), self._observe(), e.hydrator.counters
         return Measures(
             mountpoint=facts.mountpoint,
@@ -172,7 +172,7 @@ class Operator(Oversight):
         cached, reason = 0, ""
         if found.record:
             residency = found.record.residency
-            cached = await self._cached_bytes(found.record)
+            cached = await self._engine.hydrator.cached_bytes(found.record.object) if found.record.object else 0
             reason = why_lost(found.record) if residency is Residency.LOST else ""
         else:
             file = tier.look(path, tier.hot.lstat(path))
@@ -200,9 +200,6 @@ class Operator(Oversight):
             reason=reason,
             kind=kind_of(st.st_mode),
         )
-
-    async def _cached_bytes(self, record: Record) -> int:
-        return await self._engine.hydrator.cached_bytes(record.object) if record.object else 0
 
     def _below(self, path: bytes, recursive: bool) -> Iterator[tuple[bytes, Found]]:
         """The entries of a directory in order of their names, those of its directories behind each."""
@@ -260,13 +257,15 @@ class Operator(Oversight):
     async def _collect(
         self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]
     ) -> None:
+        if len(files) % _LOOKS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
         found = self._find(path)
         if found is None:
-            refused.append(Outcome(path, "failed", "no such file"))
+            refused.append(Outcome(path, "failed", "no such file", error="FileNotFoundError"))
         elif not stat.S_ISDIR(found.st.st_mode):
             files.append((path, found))
         elif not recursive:
-            refused.append(Outcome(path, "failed", "a directory; -r takes what is in it"))
+            refused.append(Outcome(path, "failed", "a directory; -r takes what is in it", error="IsADirectoryError"))
         else:
             for index, (inside, at) in enumerate(self._below(path, recursive=True)):
                 if index % _LOOKS_AT_ONCE == 0:
@@ -311,10 +310,10 @@ class Operator(Oversight):
             with because("an operator asks"):
                 moved = await work(path)
         except NotEligible as reason:
-            return Outcome(path, "failed" if is_named else "unchanged", str(reason))
+            return Outcome(path, "failed" if is_named else "unchanged", str(reason), error="NotEligible")
         except (TierfsError, OSError) as error:
             self.say_failed(path, error)
-            return Outcome(path, "failed", sentence(error))
+            return Outcome(path, "failed", sentence(error), error=type(error).__name__)
         return Outcome(path, "done", bytes=moved) if moved else Outcome(path, "unchanged")
 
     async def _archive(self, path: bytes) -> int:
@@ -353,7 +352,7 @@ class Operator(Oversight):
         """Never release these files, or the files below these directories."""
         for path in paths:
             if self._find(path) is None:
-                yield Outcome(path, "failed", "no such file")
+                yield Outcome(path, "failed", "no such file", error="FileNotFoundError")
             elif path in self._engine.tier.pins:
                 yield Outcome(path, "unchanged", "pinned already")
             else:
