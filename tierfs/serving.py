@@ -14,6 +14,7 @@ import trio
 
 from tierfs import __version__
 from tierfs.admin import control, pages, registry
+from tierfs.admin.gateway import Gateway, api_of
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
 from tierfs.core.records import Fd
 from tierfs.core.reports import happened
@@ -64,6 +65,7 @@ class Serving:
         self.parts = parts
         self.request = received.request
         self.is_gone = False
+        self._gateway = Gateway(parts.settings)
         self._received = received
         self._line = line
         self._began_s = time.monotonic()
@@ -79,6 +81,7 @@ class Serving:
 
     async def prepare(self) -> None:
         """Everything that can fail before the mount is made. TierfsError."""
+        self._gateway.open()
         self._check_hot_directory()
         await self._take_lease()
         self.parts.state.remember(self.request)
@@ -178,6 +181,7 @@ class Serving:
     async def _run_others(self, nursery: trio.Nursery, adapter: fuse.Adapter) -> None:
         parts = self.parts
         parts.snapshotter.begin()
+        self._gateway.try_open()  # where there was a worker before; else it is open
         operator = self._operator(adapter)
         parts.filesystem.control.offer(pages.pages_of(operator, self.request, parts.tier, adapter.last_errors))
         nursery.start_soon(self._listen)
@@ -185,7 +189,8 @@ class Serving:
         nursery.start_soon(parts.journal.run)
         await nursery.start(operator.own_jobs)
         nursery.start_soon(parts.hydrator.guard.run)
-        await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME)
+        nursery.start_soon(self._gateway.serve, api := api_of(parts.filesystem.tree, operator, parts.settings))
+        await nursery.start(control.serve, operator, self._register() / registry.SOCKET_NAME, api)
         self._serves = True
         log.info("the mount at %s serves", self.request["mountpoint"], extra=happened("mount", after="serving"))
         channel.send(self._line, {"serving": True})  # only now: the next command of a script may be for operators
@@ -301,7 +306,7 @@ class Serving:
 
     def _process_warnings(self) -> list[str]:
         refused = f"the last upgrade was refused: {self._upgrade_refused}" if self._upgrade_refused else ""
-        return [*filter(None, (self._supervisor_warning, refused))]
+        return [*filter(None, (self._supervisor_warning, refused, self._gateway.warning))]
 
     def _choose_passthrough(self, fuse_fd: int) -> None:
         """Passthrough or plain FUSE, once and for all. MountError where it is required and cannot be had."""
@@ -362,7 +367,7 @@ class Serving:
 
     def _operator(self, adapter: fuse.Adapter) -> Operator:
         passthrough = "on" if self.parts.filesystem.files.modes.device else "off"
-        facts = Facts.of(self.request, __version__, passthrough)
+        facts = Facts.of(self.request, __version__, passthrough, self._gateway.address)
         engine = Engine(
             tree=self.parts.filesystem.tree,
             tier=self.parts.tier,

@@ -31,21 +31,17 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
-from hypercorn.utils import wrap_app
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tierfs.admin import metrics, wire
+from tierfs.admin.auth import OriginGate
+from tierfs.admin.listeners import Connections, Starting
 from tierfs.admin.registry import short_path
 from tierfs.admin.service import Service
 from tierfs.core.errors import ControlError, TierfsError
@@ -58,29 +54,27 @@ _LARGEST_REQUEST_BYTES = 16 << 20
 _BACKLOG = 64
 
 
-class Starting(Protocol):
-    """What a nursery's start() hands to a task."""
-
-    def started(self) -> None: ...
-
-
-async def serve(service: Service, socket_path: Path, *, task_status: Starting = trio.TASK_STATUS_IGNORED) -> None:
+async def serve(
+    service: Service,
+    socket_path: Path,
+    others: ASGIApp | None = None,
+    *,
+    task_status: Starting = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Serve the control API until cancelled; started when the socket accepts connections. OSError.
 
-    A socket that an earlier worker left is replaced in one step: a client meets the old one or the new one.
+    `others` answers what the control API has no route for. A socket that an earlier worker left is replaced in one
+    step: a client meets the old one or the new one.
     """
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listen(socket_path)))
     mine = socket_path.stat().st_ino
-    config = Config()
-    config.errorlog = _LOG
-    config.loglevel = "WARNING"
-    config.include_server_header = False
-    app = wrap_app(cast("Any", application(service)), config.wsgi_max_body_size, "asgi")
+    app = application(service)
+    connections = Connections(OriginGate(beside(app, others) if others else app), _is_welcome)
     try:
         async with listener:
             # The socket listens since `listen`: a client that connects from here on is served.
             task_status.started()
-            await trio.serve_listeners(partial(_converse, app, config), [listener])
+            await connections.serve(listener)
     finally:
         # The next worker may have put its own socket there already.
         if socket_path.exists() and socket_path.stat().st_ino == mine:
@@ -106,32 +100,6 @@ def listen(socket_path: Path) -> socket.socket:
     return listener
 
 
-async def _converse(app: Any, config: Config, stream: trio.SocketStream) -> None:
-    """Speak HTTP with one client.
-
-    hypercorn's own serve() shields what it sends from cancellation: a client that stops reading would hold up the
-    end of the worker. So the connection is ours, and cancellation closes it.
-    """
-    if not _is_welcome(stream.socket):
-        await stream.aclose()
-        return
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_close_when_cancelled, stream)
-            await TCPServer(app, config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
-            nursery.cancel_scope.cancel()
-    except Exception:
-        # One broken conversation must not end the worker, which serves the mount.
-        _LOG.exception("A connection to the control API broke")
-
-
-async def _close_when_cancelled(stream: trio.SocketStream) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        stream.socket.close()
-
-
 def _is_welcome(connection: trio.socket.SocketType) -> bool:
     """Whether the peer is this user or root: SO_PEERCRED, struct ucred {pid, uid, gid} (unix(7))."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -144,7 +112,7 @@ def application(service: Service) -> Starlette:
     routes = [
         Route(f"{wire.API}/status", _answering(_status, service), methods=["GET"]),
         Route(f"{wire.API}/plan", _answering(_plan, service), methods=["GET"]),
-        Route(wire.METRICS, _answering(_metrics, service), methods=["GET"]),
+        Route(wire.METRICS, _answering(answer_metrics, service), methods=["GET"]),
         Route(f"{wire.API}/events", _answering(_events, service), methods=["GET"]),
         Route(f"{wire.API}/jobs", _answering(_jobs, service), methods=["GET"]),
         Route(f"{wire.API}/jobs/{{id}}", _answering(_job, service), methods=["GET"]),
@@ -167,6 +135,17 @@ def application(service: Service) -> Starlette:
     return Starlette(routes=routes)
 
 
+def beside(app: Starlette, others: ASGIApp) -> ASGIApp:
+    """An application for the paths that it has routes for, and another one for all other paths."""
+    routes = [route.path_regex for route in app.routes if isinstance(route, Route)]
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        is_known = scope["type"] != "http" or any(route.match(scope["path"]) for route in routes)
+        await (app if is_known else others)(scope, receive, send)
+
+    return either
+
+
 _Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
@@ -174,7 +153,8 @@ async def _status(service: Service, _request: Request) -> Response:
     return Response(wire.dump(await service.status()), media_type="application/json")
 
 
-async def _metrics(service: Service, request: Request) -> Response:
+async def answer_metrics(service: Service, request: Request) -> Response:
+    """What is counted, in the format that the scraper reads."""
     body, media_type = await metrics.scrape(await service.measure(), request.headers.get("accept", ""))
     return Response(body, headers={"content-type": media_type})
 
@@ -256,15 +236,16 @@ def _answering(do: _Handler, service: Service) -> Callable[[Request], Awaitable[
         try:
             return await do(service, request)
         except (TierfsError, OSError) as error:
-            return _refusal(error)
+            return refusal(error)
         except Exception as error:
             _LOG.exception("A defect of tierfs met %s", request.url.path)
-            return _refusal(error)
+            return refusal(error)
 
     return answer
 
 
-def _refusal(error: BaseException) -> Response:
+def refusal(error: BaseException) -> Response:
+    """The answer that says an error, with its status."""
     body = wire.dump(wire.error_to_json(error))
     return Response(body, status_code=wire.status_of(error), media_type="application/json")
 
@@ -279,7 +260,7 @@ class _Lines(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_hang_up, receive, nursery.cancel_scope)
+            nursery.start_soon(cancel_on_hang_up, receive, nursery.cancel_scope)
             try:
                 await self._send_all(scope, receive, send)
             finally:
@@ -301,7 +282,7 @@ class _Lines(Response):
             if not isinstance(error, TierfsError | OSError):
                 _LOG.exception("A defect of tierfs met %s", scope["path"])
             if not is_started:
-                await _refusal(error)(scope, receive, send)
+                await refusal(error)(scope, receive, send)
                 return
             line = wire.dump(wire.error_to_json(error))
             await send({"type": "http.response.body", "body": line, "more_body": True})
@@ -318,7 +299,8 @@ async def _each(reports: Sequence[Report]) -> AsyncGenerator[Report, None]:
         yield report
 
 
-async def _cancel_on_hang_up(receive: Receive, scope: trio.CancelScope) -> None:
+async def cancel_on_hang_up(receive: Receive, scope: trio.CancelScope) -> None:
+    """End what is done for a client when nobody waits for it any more."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

@@ -7,6 +7,8 @@ JSON is always ASCII, and paths are str with surrogateescape: names that are not
 the mountpoint, without empty, "." and ".." parts; the root itself is "". Times are nanoseconds since the epoch.
 """
 
+import builtins
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -34,6 +36,10 @@ METRICS = "/metrics"
 LINES = "application/x-ndjson"
 VERBS: tuple[Verb, ...] = ("archive", "release", "restore")
 _LONGEST_NUMBER = 18  # digits of what fits into 64 bits
+OPENAPI = f"{API}/openapi.json"
+PAGE = f"{API}/page"
+#: What a browser shows, and all that it is made of: nothing in it knows of the mount.
+PAGES = (PAGE, OPENAPI)
 
 _TAGS: dict[type, str] = {
     Entry: "entry",
@@ -56,9 +62,18 @@ _STATUSES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.DeadlineExceeded, 504),
     (errors.StoreUnavailable, 503),
     (errors.StoreError, 502),
+    (errors.FileLost, 410),
+    (errors.OverBudget, 429),
+    (errors.ReadDenied, 403),
     (FileNotFoundError, 404),
+    (NotADirectoryError, 404),
+    (IsADirectoryError, 409),
     (PermissionError, 403),
 )
+#: Parts of a path; directories are opened one inside the other.
+_DEEPEST = 500
+#: Paths that no file can have are not there.
+_IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def dump(value: object) -> bytes:
@@ -106,7 +121,21 @@ def error_from_json(fields: Mapping[str, Any]) -> TierfsError:
 
 def status_of(error: BaseException) -> int:
     """The HTTP status of an error."""
-    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    if isinstance(error, OSError) and error.errno in _IMPOSSIBLE:
+        return 404
+    return _status_of_class(type(error))
+
+
+def status_of_outcome(outcome: Outcome) -> int:
+    """The HTTP status of what became of one file."""
+    if outcome.result != "failed":
+        return 200
+    found = getattr(errors, outcome.error, None) or getattr(builtins, outcome.error, None)
+    return _status_of_class(found) if isinstance(found, type) and issubclass(found, BaseException) else 500
+
+
+def _status_of_class(error: type[BaseException]) -> int:
+    return next((status for kind, status in _STATUSES if issubclass(error, kind)), 500)
 
 
 def checked_path(value: object) -> bytes:
@@ -117,7 +146,10 @@ def checked_path(value: object) -> bytes:
         path = os.fsencode(value)
     except UnicodeEncodeError:
         raise ControlError(f"the path {value!r} holds surrogates that stand for no byte") from None
-    is_strange = b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/"))
+    parts = path.split(b"/")
+    is_strange = b"\0" in path or any(part in (b"", b".", b"..") for part in parts)
+    if len(parts) > _DEEPEST:
+        raise ControlError(f"the path {value[:80]!r}... has more than {_DEEPEST} parts")
     if path and is_strange:
         raise ControlError(f"the path {value!r} is not one inside the mount: it is absolute, or has empty or dot parts")
     return path

@@ -17,7 +17,13 @@ _METAVARS: dict[Any, str] = {
     tuple[str, ...]: "PATTERN",
 }
 #: Settings that are written like others and mean something else.
-_NAMED = {"endpoint_url": "URL", "access": "RULE", "prices": "FILE"}
+_NAMED = {
+    "endpoint_url": "URL",
+    "access": "RULE",
+    "prices": "FILE",
+    "api_address": "ADDRESS",
+    "api_token_file": "FILE",
+}
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,7 +32,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     With --json: one object for a MOUNTPOINT, an array of objects without.
 
     \b
-    mountpoint, store, hot_directory, state_directory, version   text
+    mountpoint, store, hot_directory, state_directory, api, version   text
     hot, warm, cold    {files, bytes}
     as_of_ns           when hot files were looked at, ns since the epoch; in a large tree by the policy's last pass
     lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which

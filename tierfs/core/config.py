@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tierfs.core.access import parse_rule, split_rules
 from tierfs.core.errors import ConfigError
+from tierfs.core.listen import absolute_path, listen_address
 from tierfs.core.quantities import Age, Size, Watermark, parse_age, parse_size, parse_watermark
 from tierfs.core.windows import parse_windows
 
@@ -35,6 +36,7 @@ HEADINGS = {
     "cache_size": "Cold reads",
     "hydrate_rate": "Budgets of cold bytes",
     "read_only": "The mount",
+    "api_address": "The API over TCP",
 }
 
 #: In the message of a cross-check: a setting and its value, to be named by where the value was given.
@@ -79,13 +81,6 @@ def _more_than_nothing(value: Age) -> Age:
     return value
 
 
-def _absolute(value: object) -> object:
-    value = _unset(value)
-    if isinstance(value, str) and not value.startswith("/"):
-        raise ValueError(f"{value!r} is not an absolute path: the mount is served from another directory")
-    return value
-
-
 def _chunk(value: object) -> Size:
     size = parse_size(value)
     if size & (size - 1) or not SMALLEST_CHUNK_BYTES <= size <= LARGEST_CHUNK_BYTES:
@@ -113,8 +108,9 @@ Rules = Annotated[tuple[str, ...], BeforeValidator(_rules)]
 Deadline = Annotated[Age, BeforeValidator(lambda value: _more_than_nothing(parse_age(value)))]
 ChunkSize = Annotated[Size, BeforeValidator(_chunk)]
 OptionalText = Annotated[str | None, BeforeValidator(_unset)]
-OptionalPath = Annotated[str | None, BeforeValidator(_absolute)]
 OptionalUrl = Annotated[str | None, BeforeValidator(_endpoint)]
+OptionalAddress = Annotated[str | None, BeforeValidator(listen_address)]
+OptionalPath = Annotated[str | None, BeforeValidator(absolute_path)]
 OptionalFlag = Annotated[bool | None, BeforeValidator(_auto)]
 
 
@@ -273,6 +269,13 @@ class Settings(BaseModel):
         parse_age("1s"), "Log operations that waited for longer, and for what they waited; 0s: none."
     )
 
+    api_address: OptionalAddress = _setting(
+        None, "Serve the API over TCP at this address and port too, such as 127.0.0.1:9464; unset: nowhere."
+    )
+    api_token_file: OptionalPath = _setting(
+        None, "File with the token that every request over TCP must carry; only its owner may read it."
+    )
+
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
         if self.cold_after < self.warm_after:
@@ -293,6 +296,8 @@ class Settings(BaseModel):
                 f"{{keep_newest|{self.keep_newest}}} keeps nothing without segments: say which files they are, or make "
                 "it 0"
             )
+        if self.api_address and not self.api_token_file:
+            raise ValueError(f"{{api_address|{self.api_address}}} needs a token: say in api_token_file where it is")
         if not self.limited_rate and any(rule.split()[0].lower() == "limit" for rule in self.access):
             raise ValueError(
                 "{limited_rate|0} leaves nothing to those whom {access|a rule} limits: deny them, or give some"

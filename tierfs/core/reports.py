@@ -3,7 +3,7 @@
 Paths are bytes, relative to the root of the tree; sizes are bytes; times are nanoseconds since the epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tierfs.core.residency import Residency, Tier
@@ -43,12 +43,16 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file; `bytes` is what was moved, `reason` why it failed or did not change."""
+    """What became of one file; `bytes` is what was moved, `reason` why it failed or did not change.
+
+    `error` is the class of the error that `reason` came from, empty without one.
+    """
 
     path: bytes
     result: Result
     reason: str = ""
     bytes: int = 0
+    error: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,8 @@ def growth_of(samples: Sequence[Sample]) -> Growth | None:
         return None
     pairs = [(one, other) for one, other in combinations(samples, 2) if other.at_ns > one.at_ns]
     return Growth(
-        up=median((other.used - one.used) * 1e9 / (other.at_ns - one.at_ns) for one, other in pairs),
-        down=median((other.written - one.written) * 1e9 / (other.at_ns - one.at_ns) for one, other in pairs),
+        up=median((other.used - one.used) * 10**9 / (other.at_ns - one.at_ns) for one, other in pairs),
+        down=median((other.written - one.written) * 10**9 / (other.at_ns - one.at_ns) for one, other in pairs),
     )
 
 

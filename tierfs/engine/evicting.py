@@ -9,7 +9,7 @@ from tierfs.stores.catalog import Catalog
 async def evict_one(path: bytes, found: Found | None, catalog: Catalog, hydrator: Hydrator) -> Outcome:
     """What became of the chunks of the file at `path`, which is what was found there."""
     if found is None:
-        return Outcome(path, "failed", "no such file")
+        return Outcome(path, "failed", "no such file", error="FileNotFoundError")
     record = found.record or catalog.get(path)
     if record is None or record.object is None:
         return Outcome(path, "unchanged", "it has no object, so nothing of it is cached")

@@ -19,7 +19,7 @@ from tierfs.engine.hydrate import Hydrator
 from tierfs.engine.inventory import Inventory, Stock
 from tierfs.engine.measures import HotDisk, Measures, Odometer
 from tierfs.engine.money import Money
-from tierfs.engine.observed import Facts, Observations
+from tierfs.engine.observed import WHERE, Facts, Observations
 from tierfs.engine.restore import Restorer
 from tierfs.engine.snapshotter import Snapshots, Snapshotter
 from tierfs.engine.tier import Tier
@@ -75,7 +75,7 @@ class Figures:
         stock = await self._inventory.count()
         passes, measured = e.daemon.passes, await self._measured(stock, seen)
         return {
-            **{name: getattr(facts, name) for name in ("mountpoint", "store", "hot_directory", "state_directory")},
+            **{name: getattr(facts, name) for name in WHERE},
             **{tier: one._asdict() for tier, one in stock.tiers.items()},
             "as_of_ns": stock.as_of_ns,
             "lost": stock.lost._asdict(),

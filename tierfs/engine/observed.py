@@ -7,10 +7,13 @@ from typing import Any, Self
 
 from tierfs.core.histogram import Doublings
 
+#: Those of a mount's facts that say where it is.
+WHERE = ("mountpoint", "store", "hot_directory", "state_directory", "api")
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a mount knows of itself and its surroundings."""
+    """What a mount knows of itself and its surroundings; `api` is where it listens on TCP, empty for nowhere."""
 
     mountpoint: str
     store: str
@@ -20,9 +23,10 @@ class Facts:
     worker_pid: int
     supervisor_pid: int
     passthrough: str = "off"
+    api: str = ""
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], version: str, passthrough: str) -> Self:
+    def of(cls, request: Mapping[str, Any], version: str, passthrough: str, api: str) -> Self:
         """The facts of a mount that was asked for like this, and is served by this process."""
         return cls(
             mountpoint=request["mountpoint"],
@@ -33,6 +37,7 @@ class Facts:
             worker_pid=os.getpid(),
             supervisor_pid=request["supervisor_pid"],
             passthrough=passthrough,
+            api=api,
         )
 
 

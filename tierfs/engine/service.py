@@ -38,6 +38,7 @@ class Operator(Oversight):
     def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
         super().__init__(self.move, engine.tier)
         self._engine = engine
+        self.facts = facts
         self.figures = Figures(engine, facts, observe)
         self._entries = Entries(engine.tree, engine.hydrator, engine.daemon)
 
@@ -132,13 +133,15 @@ class Operator(Oversight):
     async def _collect(
         self, path: bytes, recursive: bool, files: list[tuple[bytes, Found]], refused: list[Outcome]
     ) -> None:
+        if len(files) % _LOOKS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
         found = self._find(path)
         if found is None:
-            refused.append(Outcome(path, "failed", "no such file"))
+            refused.append(Outcome(path, "failed", "no such file", error="FileNotFoundError"))
         elif not stat.S_ISDIR(found.st.st_mode):
             files.append((path, found))
         elif not recursive:
-            refused.append(Outcome(path, "failed", "a directory; -r takes what is in it"))
+            refused.append(Outcome(path, "failed", "a directory; -r takes what is in it", error="IsADirectoryError"))
         else:
             for index, (inside, at) in enumerate(self._below(path, recursive=True)):
                 if index % _LOOKS_AT_ONCE == 0:
@@ -183,10 +186,10 @@ class Operator(Oversight):
             with because("an operator asks"):
                 moved = await work(path)
         except NotEligible as reason:
-            return Outcome(path, "failed" if is_named else "unchanged", str(reason))
+            return Outcome(path, "failed" if is_named else "unchanged", str(reason), error="NotEligible")
         except (TierfsError, OSError) as error:
             self.say_failed(path, error)
-            return Outcome(path, "failed", sentence(error))
+            return Outcome(path, "failed", sentence(error), error=type(error).__name__)
         return Outcome(path, "done", bytes=moved) if moved else Outcome(path, "unchanged")
 
     async def _archive(self, path: bytes) -> int:
@@ -225,7 +228,7 @@ class Operator(Oversight):
         """Never release these files, or the files below these directories."""
         for path in paths:
             if self._find(path) is None:
-                yield Outcome(path, "failed", "no such file")
+                yield Outcome(path, "failed", "no such file", error="FileNotFoundError")
             elif path in self._engine.tier.pins:
                 yield Outcome(path, "unchanged", "pinned already")
             else:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from tierfs.core.errors import CatalogError
 from tierfs.core.records import Record, Tombstone
 from tierfs.core.residency import Residency
-from tierfs.stores.catalog_rows import COLUMNS, Tally, record_of, why_failed
+from tierfs.stores.catalog_rows import COLUMNS, IS_WITHOUT_HOT_BYTES, Tally, record_of, why_failed
 
 
 class CatalogView:
@@ -35,6 +35,13 @@ class CatalogView:
         with self._explaining():
             for row in self._db.execute(f"SELECT {COLUMNS} FROM records ORDER BY directory, name"):
                 yield record_of(row)
+
+    def cold_names(self, directory: bytes) -> Iterator[bytes]:
+        """The names of the files of a directory that have no hot bytes."""
+        query = f"SELECT name FROM records WHERE directory = ? AND {IS_WITHOUT_HOT_BYTES}"
+        with self._explaining():
+            for (name,) in self._db.execute(query, (directory,)):
+                yield name
 
     def tombstones(self) -> Iterator[Tombstone]:
         """The objects that the tree has given up."""
