@@ -1,6 +1,7 @@
 """Shell completion in a real bash, and man pages that roff takes: both from the commands as they are."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,5 +122,5 @@ def test_a_man_page_says_what_help_says(tmp_path: Path, name: str) -> None:
 
 
 def words_of(text: str) -> set[str]:
-    """Its words: headings are written in another way."""
-    return {word.lower().rstrip(":") for word in text.split()}
+    """Its words: headings are written in another way, and --help ends lines at hyphens."""
+    return {word.lower().rstrip(":") for word in re.sub(r"(?<=\w-)\n\s+", "", text).split()}

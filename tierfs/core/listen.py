@@ -1,10 +1,7 @@
-"""Where the API listens on TCP, and how a URL is shown without what is secret in it. Pure."""
+"""Where the API listens on TCP, as it is written. Pure."""
 
 import ipaddress
 from typing import NamedTuple
-from urllib.parse import urlsplit
-
-_HIDDEN = "***"
 
 
 class ListenAddress(NamedTuple):
@@ -49,14 +46,3 @@ def absolute_path(value: object) -> object:
     if isinstance(value, str) and value and not value.startswith("/"):
         raise ValueError(f"{value!r} is not an absolute path: the mount does not run in the directory that you are in")
     return None if value == "" else value
-
-
-def shown_url(url: str) -> str:
-    """A URL without the user, the password and the query that it may carry."""
-    try:
-        parts = urlsplit(url)
-        where = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return _HIDDEN
-    netloc = f"{_HIDDEN}@{where}" if "@" in parts.netloc else where
-    return parts._replace(netloc=netloc, query=_HIDDEN if parts.query else "", fragment="").geturl()

@@ -1,7 +1,8 @@
-"""What must not stand in a log: keys, tokens, signatures, passwords in URLs. Text in, text without them out."""
+"""What must not be shown: keys, tokens, signatures, passwords in URLs. Text in, text without them out."""
 
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 _MASK = "***"
 #: A value behind its name: headers, query parameters of signed URLs, settings. The name stays, the value goes.
@@ -30,3 +31,19 @@ def masked(text: str, known: Iterable[str] = ()) -> str:
     text = _NAMED.sub(rf"\1{_MASK}", text)
     text = _BEARER.sub(rf"\1{_MASK}", text)
     return _KEY_ID.sub(_MASK, text)
+
+
+def shown_setting(value: str) -> str:
+    """A setting's text as whoever may see settings may see it."""
+    return shown_url(value) if value.startswith(("http://", "https://")) else masked(value)
+
+
+def shown_url(url: str) -> str:
+    """A URL without the user, the password and the query that it may carry."""
+    try:
+        parts = urlsplit(url)
+        where = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return _MASK
+    netloc = f"{_MASK}@{where}" if "@" in parts.netloc else where
+    return parts._replace(netloc=netloc, query=_MASK if parts.query else "", fragment="").geturl()

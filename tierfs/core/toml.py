@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from tierfs.core.config import HEADINGS, Settings
-from tierfs.core.secrets import masked
+from tierfs.core.secrets import shown_setting
 
 
 def toml_of(value: Any) -> str:
@@ -38,5 +38,4 @@ def settings_file(where: Mapping[str, str], settings: Settings) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """A value as whoever may see settings may see it."""
-    return masked(value) if type(value) is str else value
+    return shown_setting(value) if type(value) is str else value
