@@ -17,6 +17,7 @@ from tierfs.core.access import Access
 from tierfs.core.errors import ControlError
 from tierfs.core.histogram import Doublings, Histogram
 from tierfs.core.reports import LeaseReport, StoreHealth
+from tierfs.core.runway import Outlook, Runway
 from tierfs.core.storms import ColdReader
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.daemon import Passes
@@ -105,6 +106,8 @@ MEASURES = Measures(
         answered={"lookup": ANSWERED},
     ),
     is_passthrough=True,
+    runway=Runway(1, 2, 3.5, Outlook("filling", 1.5, 81), Outlook("filling", 2.5, 82), is_down=True),
+    jobs={"running": 83, "done": 84, "failed": 85, "cancelled": 86},
     pids=PIDS,
 )
 
@@ -162,6 +165,7 @@ def test_every_figure_is_where_it_belongs() -> None:
         "archived_bytes_total": 51,
         "released_bytes_total": 52,
         "restored_bytes_total": 53,
+        "jobs_running": 83,
         "failing_files": 59,
         "policy_pass_timestamp_seconds": 60,
         "policy_pass_duration_seconds": 1.25,
@@ -178,7 +182,7 @@ def test_every_figure_is_where_it_belongs() -> None:
         "known_nodes": 77,
         "passthrough": 1,
         "take_over_seconds": 0.25,
-        "warnings": 2,
+        "warnings": 3,
     }
 
 
@@ -194,6 +198,8 @@ def test_figures_of_the_tiers_are_told_apart() -> None:
     assert [found["queue_length", queue] for queue in MEASURES.queue] == [54, 55, 56, 57, 58]
     assert [found["policy_passes_total", result] for result in ("done", "failed")] == [62, 63]
     assert [found["policy_planned_files", verb] for verb in ("archive", "release")] == [64, 65]
+    assert [found["jobs_total", result] for result in ("done", "failed", "cancelled")] == [84, 85, 86]
+    assert [found["runway_seconds", store] for store in ("up", "down")] == [81, 82]
     assert [found["hot_watermark_bytes", mark] for mark in ("high", "low")] == [900, 800]
     assert [found["snapshots_total", result] for result in ("done", "failed")] == [66, 67]
 

@@ -49,6 +49,7 @@ async def test_a_job_goes_on_by_itself(world: World) -> None:
         assert (job.done, job.done_bytes, job.failed) == (2, 10, 0)
         assert job.ended_ns >= job.begun_ns > 0
         assert await operator.jobs() == [job]
+        assert operator.counts_of_jobs() == {"running": 0, "done": 1, "failed": 0, "cancelled": 0}
         assert {machine.residency(path) for path in (b"a", b"b")} == {Residency.MIRRORED}
 
 

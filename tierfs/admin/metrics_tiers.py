@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 
 from tierfs.admin.metrics_families import Families
+from tierfs.engine.jobs import ENDED
 from tierfs.engine.measures import Measures
 from tierfs.engine.movements import Movements
 
@@ -75,6 +76,13 @@ def _of_moves(measures: Measures, make: Families) -> Iterator[Metric]:
         measures.queue,
         "queue",
     )
+    yield make.gauge("jobs_running", "Jobs of operators that run now.", measures.jobs.get("running", 0))
+    yield make.counter(
+        "jobs_total",
+        "Jobs of operators that have ended, by how.",
+        {state: measures.jobs.get(state, 0) for state in ENDED},
+        "result",
+    )
     yield make.gauge(
         "failing_files",
         "Files that the policy could not move when it last tried, and tries again later.",
@@ -113,6 +121,14 @@ def _of_the_disk(measures: Measures, make: Families) -> Iterator[Metric]:
         "hot_level_bytes",
         "What the watermarks are compared with: all that is used there, or hot_held_bytes where they are sizes.",
         disk.level,
+    )
+    runway = measures.runway
+    outlooks = {"up": runway.up, "down": runway.down} if runway else {}
+    yield make.gauge(
+        "runway_seconds",
+        "While the hot tier fills: until it is full at the rate of the last hours, with the store up, and down.",
+        {store: one.seconds for store, one in outlooks.items() if one.seconds is not None},
+        "store",
     )
     yield make.gauge(
         "hot_watermark_bytes",

@@ -7,7 +7,8 @@ did not end by itself: what it had done stands, and it can be started again.
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 #: How files are moved: a total first, then an outcome for each. Operator.move().
 Move = Callable[[Verb, Sequence[bytes], bool], AsyncGenerator[Total | Outcome, None]]
 
+#: The states in which a job is over.
+ENDED = ("done", "failed", "cancelled")
 JOBS = "jobs"  # the fact in the catalog: those that run, as JSON
 _MOST_ENDED = 100  # that are remembered
 _MOST_RUNNING = 100  # at the same time: each has a list of its files
@@ -72,6 +75,7 @@ class Jobs:
         self._tier = tier
         self._jobs: dict[str, _Job] = {}  # in the order in which they began
         self._nursery: trio.Nursery | None = None
+        self._ended: Counter[str] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the jobs, until cancelled; says first which ones of the worker before did not end."""
@@ -87,7 +91,7 @@ class Jobs:
         """Begin a job. ControlError where none can run, NotEligible where too many do."""
         if self._nursery is None:
             raise ControlError("no job can run: the mount is going away, or not there yet")
-        if sum(job.report.state == "running" for job in self._jobs.values()) >= _MOST_RUNNING:
+        if self.counts()["running"] >= _MOST_RUNNING:
             raise NotEligible(f"{_MOST_RUNNING} jobs are running: wait for one, or cancel it")
         job = _Job(JobReport(secrets.token_hex(4), verb, "running", self._tier.now()))
         self._add(job)
@@ -97,6 +101,11 @@ class Jobs:
     def all(self) -> list[JobReport]:
         """All that are known, the newest last."""
         return [job.report for job in self._jobs.values()]
+
+    def counts(self) -> Mapping[str, int]:
+        """How many run, and how many have ended since the worker began, by how."""
+        running = sum(job.report.state == "running" for job in self._jobs.values())
+        return {"running": running, **{state: self._ended[state] for state in ENDED}}
 
     def get(self, job_id: str) -> JobReport:
         """One of them. NoSuchJob."""
@@ -150,6 +159,7 @@ class Jobs:
 
     def _end(self, job: _Job, state: JobState, reason: str) -> None:
         now = job.report = replace(job.report, state=state, reason=reason, ended_ns=self._tier.now())
+        self._ended[state] += 1
         said, took_ns = f"{job.what()}{f': {reason}' if reason else ''}", max(0, now.ended_ns - now.begun_ns)
         self._tier.events.record(
             "job", before="running", after=state, reason=said, size=now.done_bytes, duration_ns=took_ns

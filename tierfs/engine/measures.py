@@ -47,6 +47,7 @@ class Measures:
     where another one had ended (since the mount was made), `operation_errors` how often an
     application was told an error that is not the local filesystem's, by the class of the error. `moves` has the three
     ways between the tiers, `queue` what waits. `failing_files` could not be moved when the policy last tried.
+    `jobs` are those that run, and those that have ended, by how.
     """
 
     mountpoint: str
@@ -71,6 +72,7 @@ class Measures:
     is_passthrough: bool = False
     pids: Mapping[str, int] = field(default_factory=dict)
     runway: Runway | None = None
+    jobs: Mapping[str, int] = field(default_factory=dict)
 
     def warnings(self) -> list[str]:
         """What an operator should know of."""

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 import trio
@@ -43,6 +43,10 @@ class Oversight:
     async def jobs(self) -> Sequence[JobReport]:
         """The jobs that run, and the last hundred that ended; the newest last."""
         return self._jobs.all()
+
+    def counts_of_jobs(self) -> Mapping[str, int]:
+        """How many jobs run, and how many have ended since the worker began, by how."""
+        return self._jobs.counts()
 
     async def job(self, job_id: str) -> JobReport:
         """One job. NoSuchJob."""

@@ -6,6 +6,7 @@ Every answer is made of core.reports. Work on many files goes on file by file; w
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 import trio
 
@@ -54,7 +55,7 @@ class Operator(Oversight):
 
     async def measure(self) -> Measures:
         """The mount in figures, for metrics."""
-        return await self.figures.measure()
+        return replace(await self.figures.measure(), jobs=self.counts_of_jobs())
 
     # -- looking -------------------------------------------------------------------------------------------------
 
