@@ -61,10 +61,14 @@ class Node:
     @contextmanager
     def connected(self) -> Iterator[BlockingChannel]:
         """A channel of a connection of its own; publishing on it waits until the broker confirms."""
-        with closing(pika.BlockingConnection(_parameters(self.port))) as connection:
+        connection = pika.BlockingConnection(_parameters(self.port))
+        try:
             channel = connection.channel()
             channel.confirm_delivery()
             yield channel
+        finally:
+            if connection.is_open:  # a broker that closed it has said why
+                connection.close()
 
     def publish(self, queue: str, bodies: Iterable[bytes]) -> None:
         """Publish in order, and wait until the broker has the last one: it takes them in the order of a channel."""
@@ -80,7 +84,10 @@ class Node:
                 channel.basic_publish("", queue, last, _DURABLE)
 
     def wait_until_served(self, stream: str) -> None:
-        """Until somebody serves the stream: a node that starts lets clients in a moment before."""
+        """Until somebody serves the stream: a node that starts lets clients in a moment before.
+
+        It closes the channel of who asks then; after a kill, while it chooses who serves, the connection (with 541).
+        """
 
         def is_served() -> bool:
             try:
@@ -88,7 +95,7 @@ class Node:
                     channel.basic_qos(prefetch_count=1)
                     channel.basic_consume(stream, lambda *_: None)
                     return True
-            except pika.exceptions.ChannelClosedByBroker:
+            except (pika.exceptions.ChannelClosedByBroker, pika.exceptions.ConnectionClosedByBroker):
                 return False
 
         wait_until(is_served, lambda: f"nobody serves {stream}", _PATIENCE_S)
