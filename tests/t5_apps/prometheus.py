@@ -1,16 +1,13 @@
 """A Prometheus of one's own, from Debian's package: on a free port of loopback, its data in a directory of the test.
 
-with forwarded(mount.control_socket) as port, prometheus(home, rules, port) as server:
+with prometheus(home, rules, mount.status()["api"], token) as server:
     server.wait_for("tiered_storage_lost_files == 1")
 """
 
 import json
 import os
 import shutil
-import socket
-import socketserver
 import subprocess
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -22,59 +19,10 @@ from typing import Any
 
 from tests.servers import free_port
 from tests.t5_apps.conftest import wait_until
-from tierfs.admin import registry
 
 #: The least that Prometheus takes without complaint; a story is over in seconds.
 _INTERVAL = "1s"
 _STOP_S = 60.0
-_BLOCK = 1 << 16
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    """All that one side says, to the other one."""
-    with suppress(OSError):
-        while block := source.recv(_BLOCK):
-            target.sendall(block)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
-
-
-class _Forwarder(socketserver.ThreadingTCPServer):
-    """Connections on a port of loopback, each handed on to a Unix socket."""
-
-    daemon_threads = False
-    allow_reuse_address = True
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(("127.0.0.1", 0), _Connection)
-
-
-class _Connection(socketserver.BaseRequestHandler):
-    server: _Forwarder
-
-    def handle(self) -> None:
-        with socket.socket(socket.AF_UNIX) as there:
-            with registry.short_path(self.server.path) as name:
-                if there.connect_ex(name):
-                    return  # nobody serves the mount
-            back = threading.Thread(target=_pump, args=(there, self.request))
-            back.start()
-            _pump(self.request, there)
-            back.join()
-
-
-@contextmanager
-def forwarded(path: Path) -> Iterator[int]:
-    """A port of loopback that leads to a Unix socket: Prometheus does not speak to those."""
-    with _Forwarder(path) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield int(server.server_address[1])
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +57,8 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(home: Path, rules: Path, target: int) -> Iterator[Prometheus]:
-    """A server that scrapes a port of loopback every second, as the job "tierfs", and evaluates the rules."""
+def prometheus(home: Path, rules: Path, target: str, token: Path) -> Iterator[Prometheus]:
+    """A server that scrapes the API of a mount every second, as the job "tierfs", and evaluates the rules."""
     program = shutil.which("prometheus")
     assert program
     configuration, port = home / "prometheus.yml", free_port()
@@ -118,7 +66,9 @@ def prometheus(home: Path, rules: Path, target: int) -> Iterator[Prometheus]:
         f"global: {{scrape_interval: {_INTERVAL}, evaluation_interval: {_INTERVAL}}}\n"
         f"rule_files: [{json.dumps(str(rules))}]\n"
         "scrape_configs:\n"
-        f'  - {{job_name: tierfs, static_configs: [{{targets: ["127.0.0.1:{target}"]}}]}}\n'
+        "  - job_name: tierfs\n"
+        f"    authorization: {{credentials_file: {json.dumps(str(token))}}}\n"
+        f"    static_configs: [{{targets: [{json.dumps(target)}]}}]\n"
     )
     log = home / "prometheus.log"
     command = [

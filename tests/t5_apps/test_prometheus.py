@@ -12,7 +12,7 @@ import pytest
 from tests.mounting import Mount, Plan, directory, mounted
 from tests.t0_pure.test_monitoring import EXPRESSIONS, MONITORING
 from tests.t5_apps.conftest import need, run, wait_until
-from tests.t5_apps.prometheus import Prometheus, forwarded, prometheus
+from tests.t5_apps.prometheus import Prometheus, prometheus
 
 RULES = MONITORING / "tierfs.rules.yml"
 CONTENT = b"tierfs" * 50_000
@@ -35,18 +35,27 @@ class Stage:
 def stage() -> Iterator[Stage]:
     need("prometheus", "promtool")
     flags = ("--auto-archive", "--warm-after", "1h", "--policy-interval", "1s", "--hydrate-rate", "1GiB")
-    with (
-        directory() as home,
-        mounted(Plan(home, flags=flags)) as mount,
-        forwarded(mount.control_socket) as port,
-        prometheus(home, RULES, port) as server,
-    ):
-        for name in ("hot", "warm", "cold", "doomed"):
-            (mount.path / name).write_bytes(CONTENT)
-        mount.archive("warm")
-        mount.release("cold", "doomed")
-        assert (mount.path / "cold").read_bytes() == CONTENT
-        yield Stage(mount, server)
+    with directory() as home:
+        token = home / "token"
+        token.touch(0o600)
+        token.write_text("a-token-of-some-length")
+        api = ("--api-address", "127.0.0.1:0", "--api-token-file", str(token))
+        with (
+            mounted(Plan(home, flags=(*flags, *api))) as mount,
+            prometheus(home, RULES, mount.status()["api"], token) as server,
+        ):
+            yield prepared(Stage(mount, server))
+
+
+def prepared(stage: Stage) -> Stage:
+    """Files in every tier."""
+    mount = stage.mount
+    for name in ("hot", "warm", "cold", "doomed"):
+        (mount.path / name).write_bytes(CONTENT)
+    mount.archive("warm")
+    mount.release("cold", "doomed")
+    assert (mount.path / "cold").read_bytes() == CONTENT
+    return stage
 
 
 @pytest.mark.parametrize("what", ["config prometheus.yml", "rules tierfs.rules.yml"])
