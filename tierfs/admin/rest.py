@@ -28,6 +28,7 @@ from tierfs.admin.limits import BodyLimit
 from tierfs.admin.page import Page, Sealed
 from tierfs.admin.rest_segments import Segments
 from tierfs.admin.rest_work import Work
+from tierfs.admin.shapes_activity import Activity
 from tierfs.core.errors import TierfsError
 from tierfs.core.secrets import shown_setting
 from tierfs.engine.measures import Measures
@@ -113,6 +114,7 @@ class Overview:
         }
         add(wire.METRICS, self.metrics, responses=text, response_class=Response, tags=["health"])
         add(f"{_TIERED}/stats", self.stats, response_model=shapes.Stats, tags=["overview"])
+        add(f"{_TIERED}/activity", self.activity, response_model=Activity, tags=["overview"])
         add(f"{_TIERED}/plan", self.plan, response_model=shapes.Plan, tags=["overview"])
         add(f"{wire.API}/config", self.configuration, response_model=shapes.Configuration, tags=["overview"])
 
@@ -139,6 +141,14 @@ class Overview:
     async def stats(self) -> Response:
         """The mount in figures. A segment is a regular file."""
         return answer(stats_of(await self._mounted.operator.status()))
+
+    async def activity(self) -> Response:
+        """What goes on right now, and how the tiers filled: quick, to be asked every second.
+
+        Times are nanoseconds since the epoch. Totals begin with the worker, at `since_ns`: rates are made of two looks,
+        and where `since_ns` is another one, there is no rate between them.
+        """
+        return answer(await self._mounted.operator.activity())
 
     async def plan(
         self,
