@@ -6,9 +6,9 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import trio
 
@@ -16,7 +16,6 @@ from tierfs import __version__
 from tierfs.admin import control, pages, registry
 from tierfs.admin.gateway import Gateway, api_of
 from tierfs.core.errors import CatalogError, ConfigError, MountError, NoLease, StoreUnavailable, TierfsError
-from tierfs.core.records import Fd
 from tierfs.core.reports import happened
 from tierfs.engine.observed import Facts, Observations, Succession
 from tierfs.engine.recover import recover, recover_interrupted
@@ -26,6 +25,8 @@ from tierfs.engine.snapshotter import SNAPSHOT
 from tierfs.mount import channel, fuse, kernel, session, tap
 from tierfs.mount.parked import Parked
 from tierfs.mount.passthrough import why_not
+from tierfs.mount.received import Received
+from tierfs.mount.sight import MountSight
 from tierfs.wiring import Parts
 
 log = logging.getLogger("tierfs")
@@ -35,27 +36,6 @@ _SCAN_PATIENCE_S = 3.0
 _LEASE_PATIENCE_S = 10.0
 _LEAVING_S = 5.0  # for uploads to be given up in good order, and for a last snapshot
 _LOOK_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What the supervisor gives a worker; `fuse` only where the mount is there already."""
-
-    request: dict[str, Any]
-    hot: Fd
-    session: int
-    fuse: int | None
-    parked: dict[str, Fd]
-
-    @classmethod
-    def of(cls, line: socket.socket) -> "Received":
-        """Read it from the channel. EOFError."""
-        message, (hot, session, *fuse) = channel.receive(line)
-        parked: dict[str, Fd] = {}
-        for _ in range(message["parts"]):
-            part, descriptors = channel.receive(line)
-            parked.update(zip(part["parked"], map(Fd, descriptors), strict=True))
-        return cls(message["request"], Fd(hot), session, fuse[0] if fuse else None, parked)
 
 
 class Serving:
@@ -380,7 +360,8 @@ class Serving:
             changed=self.parts.appeared,
             snapshotter=self.parts.snapshotter,
         )
-        return Operator(engine, facts, lambda: self._observations(adapter))
+        sight = MountSight(adapter.last_errors, self.parts.filesystem)
+        return Operator(engine, facts, lambda: self._observations(adapter), sight)
 
     def _observations(self, adapter: fuse.Adapter) -> Observations:
         modes = self.parts.filesystem.files.modes

@@ -18,8 +18,9 @@ from tierfs.admin.logs import start_logging
 from tierfs.core.config import Settings
 from tierfs.core.errors import TierfsError
 from tierfs.mount import channel, spawner, tap
+from tierfs.mount.received import Received
 from tierfs.mount.session import Session
-from tierfs.serving import Received, Serving
+from tierfs.serving import Serving
 from tierfs.wiring import Parts
 
 log = logging.getLogger("tierfs")

@@ -46,6 +46,9 @@ class Ledger:
     async def status(self) -> dict[str, object]:
         return {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
 
+    async def activity(self) -> dict[str, object]:
+        return {"since_ns": 5, "transfers": []}
+
     async def measure(self) -> Measures:
         return Measures("/m", "1", cold_restarts=3)
 

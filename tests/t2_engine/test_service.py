@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
+
+import trio
 
 from tests.assembly import PREFIX, Machine, World, meanwhile
 from tests.invariants import check_invariants
@@ -215,3 +217,45 @@ async def test_check_finds_what_disagrees(world: World) -> None:
             ("object-unknown", b"stranger"),
             ("object-unnameable", b""),
         }
+
+
+async def test_activity_shows_what_moves_and_what_was_read(world: World) -> None:
+    async with world.running() as machine:
+        operator = operator_of(machine)
+        await machine.write(b"f", b"1234567")
+        before = await operator.activity()
+        await machine.archiver.archive(b"f")
+        await machine.archiver.release(b"f")
+        assert await machine.read(b"f") == b"1234567"
+        after: Any = await operator.activity()
+        status: Any = await operator.status()
+        assert before["since_ns"] == after["since_ns"] <= after["as_of_ns"]
+        assert after["bytes"]["read_cold"] == status["cold_reads"]["bytes_asked"] == 7
+        assert after["bytes"]["uploaded"] == status["store_io"]["bytes_uploaded"]
+        assert after["transfers"] == []
+        assert after["store"]["requests"].keys() == status["store_io"]["requests_by_operation"].keys()
+
+
+async def test_the_next_worker_knows_how_the_tiers_filled(world: World) -> None:
+    async with world.running() as machine:
+        await machine.write(b"f", b"1234567")
+        await machine.archiver.archive(b"f")
+        operator = operator_of(machine)
+        await operator.status()  # which looks at all files
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(operator.keep_totals)
+            while not (await operator.activity())["fill"]:
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        (sample,) = cast("list[dict[str, int]]", (await operator.activity())["fill"])
+        assert (sample["hot_bytes"], sample["warm_bytes"], sample["cold_bytes"]) == (0, 7, 0)
+        assert (await operator_of(machine).activity())["fill"] == [sample]
+
+
+async def test_a_failure_is_among_the_errors(world: World) -> None:
+    async with world.running() as machine:
+        operator = operator_of(machine)
+        machine.tier.events.record("failure", b"f", reason="it did not work")
+        activity: Any = await operator.activity()
+        (error,) = activity["errors"]
+        assert (error["path"], error["operation"], error["error"]) == ("f", "background", "it did not work")

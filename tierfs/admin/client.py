@@ -29,6 +29,8 @@ from tierfs.core.reports import (
 _CONNECT_SECONDS = 5.0
 #: Status looks at all hot files, a million of them within a minute or two; a worker that needs longer is not well.
 _STATUS_SECONDS = 180.0
+#: It takes milliseconds; a mount that does not answer by then hangs.
+_ACTIVITY_SECONDS = 10.0
 _PLAIN_CHECK = CheckOrder()
 
 
@@ -56,6 +58,11 @@ class Client:
     def status(self) -> dict[str, Any]:
         """The mount in figures."""
         with self._asking("GET", f"{wire.API}/status", None, _STATUS_SECONDS) as answer:
+            return cast("dict[str, Any]", json.loads(answer.read()))
+
+    def activity(self) -> dict[str, Any]:
+        """What goes on right now."""
+        with self._asking("GET", f"{wire.API}/activity", None, _ACTIVITY_SECONDS) as answer:
             return cast("dict[str, Any]", json.loads(answer.read()))
 
     def metrics(self) -> str:

@@ -1,6 +1,7 @@
 """The control API: HTTP on a Unix socket, inside the worker's trio loop.
 
     GET  /api/v1/status                                   one JSON object
+    GET  /api/v1/activity                                 one JSON object
     POST /api/v1/list                {paths, recursive}   entries; an outcome for a path that is not there
     POST /api/v1/archive|release|restore {paths, recursive}   a total, then one outcome per file
     POST /api/v1/leave                                    everything is pinned and restored: as restore
@@ -111,6 +112,7 @@ def application(service: Service) -> Starlette:
     """The ASGI application over a service."""
     routes = [
         Route(f"{wire.API}/status", _answering(_status, service), methods=["GET"]),
+        Route(f"{wire.API}/activity", _answering(_activity, service), methods=["GET"]),
         Route(f"{wire.API}/plan", _answering(_plan, service), methods=["GET"]),
         Route(wire.METRICS, _answering(answer_metrics, service), methods=["GET"]),
         Route(f"{wire.API}/events", _answering(_events, service), methods=["GET"]),
@@ -151,6 +153,10 @@ _Handler = Callable[[Service, Request], Awaitable[Response]]
 
 async def _status(service: Service, _request: Request) -> Response:
     return Response(wire.dump(await service.status()), media_type="application/json")
+
+
+async def _activity(service: Service, _request: Request) -> Response:
+    return Response(wire.dump(await service.activity()), media_type="application/json")
 
 
 async def answer_metrics(service: Service, request: Request) -> Response:

@@ -20,11 +20,10 @@ from tierfs.admin.service import Service
 from tierfs.core.config import Settings
 from tierfs.core.reports import Report
 from tierfs.core.toml import settings_file
+from tierfs.engine.observed import Told
 from tierfs.engine.tier import Tier
 
 Page = Callable[[], Awaitable[bytes]]
-#: An error that somebody got as an errno: when (ns since the epoch), in which operation, what it was.
-Told = tuple[int, str, str]
 
 _LINES_AT_ONCE = 100
 
@@ -47,7 +46,8 @@ async def _config(where: Mapping[str, str], settings: Settings) -> bytes:
 
 async def _errors(told: Iterable[Told], failures: Mapping[bytes, tuple[int, int, str]]) -> bytes:
     lines: list[dict[str, object]] = [
-        {"at_ns": at_ns, "operation": operation, "error": error} for at_ns, operation, error in told
+        {"at_ns": one.at_ns, "operation": one.operation, "path": os.fsdecode(one.path), "error": one.error}
+        for one in told
     ]
     for path, (count, retry_at_ns, error) in failures.items():
         lines.append({"path": os.fsdecode(path), "failures": count, "retry_at_ns": retry_at_ns, "error": error})

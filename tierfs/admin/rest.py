@@ -29,6 +29,7 @@ from tierfs.admin.page import Page
 from tierfs.admin.rest_segments import Segments
 from tierfs.admin.rest_work import Work
 from tierfs.admin.seal import Sealed
+from tierfs.admin.shapes_activity import Activity
 from tierfs.admin.shapes_cost import Cost
 from tierfs.admin.swagger import Swagger
 from tierfs.core.errors import TierfsError
@@ -116,6 +117,7 @@ class Overview:
         }
         add(wire.METRICS, self.metrics, responses=text, response_class=Response, tags=["health"])
         add(f"{_TIERED}/stats", self.stats, response_model=shapes.Stats, tags=["overview"])
+        add(f"{_TIERED}/activity", self.activity, response_model=Activity, tags=["overview"])
         add(f"{_TIERED}/plan", self.plan, response_model=shapes.Plan, tags=["overview"])
         add(f"{_TIERED}/cost", self.cost, response_model=Cost, tags=["overview"])
         add(f"{wire.API}/config", self.configuration, response_model=shapes.Configuration, tags=["overview"])
@@ -149,6 +151,14 @@ class Overview:
         `as_of_ns` in `status` says when all hot files were last looked at: quickly asked, that may be a while ago.
         """
         return answer(stats_of(await self._mounted.operator.status(quick)))
+
+    async def activity(self) -> Response:
+        """What goes on right now, and how the tiers filled: quick, to be asked every second.
+
+        Times are nanoseconds since the epoch. Totals begin with the worker, at `since_ns`: rates are made of two looks,
+        and where `since_ns` is another one, there is no rate between them.
+        """
+        return answer(await self._mounted.operator.activity())
 
     async def plan(
         self,

@@ -27,6 +27,10 @@ class Service(Protocol):
         """The mount in figures: see docs of `tierfs status --json`."""
         ...
 
+    async def activity(self) -> Mapping[str, object]:
+        """What goes on right now, quickly: this is asked every second. See docs/API.md."""
+        ...
+
     async def measure(self) -> Measures:
         """What is counted, quickly: this is asked often."""
         ...

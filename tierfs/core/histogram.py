@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from operator import add
+from operator import add, sub
 
 _MS = 1_000_000
 
@@ -41,6 +41,10 @@ class Histogram:
     def plus(self, other: "Histogram") -> "Histogram":
         """The durations of both; neither is changed."""
         return Histogram(list(map(add, self.counts, other.counts)), self.total_ns + other.total_ns)
+
+    def minus(self, before: "Histogram") -> "Histogram":
+        """The durations that came since `before`, an earlier state of the same; neither is changed."""
+        return Histogram(list(map(sub, self.counts, before.counts)), self.total_ns - before.total_ns)
 
     def cumulative(self) -> list[tuple[float, int]]:
         """For each bound in seconds, the last one infinite: how many durations were at most so long."""

@@ -13,7 +13,7 @@ from tierfs.core.residency import Residency
 from tierfs.core.steps import step
 from tierfs.engine.coldtier import ColdTier, upload_of
 from tierfs.engine.events import sentence
-from tierfs.engine.movements import Movements
+from tierfs.engine.movements import Movement, Movements
 from tierfs.engine.sweep import Sweeper
 from tierfs.engine.tier import Tier
 from tierfs.stores.hot import identity_of
@@ -36,7 +36,7 @@ class Archiver:
         self._uploads = trio.CapacityLimiter(concurrency)
         self._began_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
         self._moving: set[Ino] = set()
-        self.active: dict[bytes, int] = {}  # path: size, of the files that are being archived now
+        self.active: dict[bytes, Movement] = {}  # by path: the files that are being archived now
         self.archives, self.releases = Movements(), Movements()
         self.released_bytes = 0  # that the hot tier has room for since then
 
@@ -55,10 +55,11 @@ class Archiver:
             await self._sweeper.clear(key)
             await self._wait_until_changes_show(path)
             record = self._tier.archive_started(path)
-            self.active[path] = record.attributes.size
+            movement = Movement(path, "archive", record.attributes.size, self._tier.now())
+            self.active[path] = movement
             self._moving.add(record.ino)
             try:
-                return self._tier.archived(record, await self._upload(record, key))
+                return self._tier.archived(record, await self._upload(record, key, movement))
             except BaseException as error:
                 self._tier.archive_aborted(record, sentence(error))
                 raise
@@ -137,10 +138,11 @@ class Archiver:
         except PermissionError:
             return self._tier.hot.open(path, os.O_RDONLY)
 
-    async def _upload(self, record: Record, key: str) -> ObjectRef:
+    async def _upload(self, record: Record, key: str, movement: Movement) -> ObjectRef:
         fd = self._open(record.path)
         # Both tiers keep what a power cut must not take: that there may be an object, and the bytes it will have.
-        upload = upload_of(fd, key, record.attributes, self._chunk_size, self._tier.settings.upload_rate)
+        rate = self._tier.settings.upload_rate
+        upload = upload_of(fd, key, record.attributes, self._chunk_size, rate, movement.reached)
         self._tier.on_cancel(record.ino, upload.end)
         try:
             with step("archive.sync_catalog"):

@@ -144,7 +144,9 @@ class ColdSide:
         with step("archive.sync_bytes"):  # a power cut must not leave an object without the bytes that it was made of
             os.fsync(fd)
         with step("archive.upload"):
-            limits = upload.Limits(job.stop, lambda size: self._uploads.spend(size, bytes_per_second, job.stop))
+            limits = upload.Limits(
+                job.stop, lambda size: self._uploads.spend(size, bytes_per_second, job.stop), job.tell
+            )
             return upload.upload(self._store, fd, key, attributes, chunk_size, limits)
 
     def sha256(self, job: Job, fd: Fd, size: int) -> bytes:

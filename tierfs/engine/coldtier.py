@@ -22,12 +22,26 @@ from tierfs.stores.cold import Deleted, ObjectInfo
 Landed = Callable[[int], bool]
 
 
-def upload_of(fd: Fd, key: str, attributes: Attributes, chunk_size: int, bytes_per_second: int = 0) -> Call:
+def upload_of(
+    fd: Fd,
+    key: str,
+    attributes: Attributes,
+    chunk_size: int,
+    bytes_per_second: int = 0,
+    sent: Callable[[int], None] | None = None,
+) -> Call:
     """An upload for ColdTier.put: the bytes of an open file become an object, which is verified; end() stops it.
 
-    All uploads together send no more than `bytes_per_second`, on average; 0: no limit.
+    All uploads together send no more than `bytes_per_second`, on average; 0: no limit. `sent` is told now and then how
+    many bytes have left.
     """
-    return Call("put", key, attributes, chunk_size, bytes_per_second, fd=fd)
+
+    def moved(size: int) -> bool:
+        if sent:
+            sent(size)
+        return True
+
+    return Call("put", key, attributes, chunk_size, bytes_per_second, fd=fd, on_event=moved)
 
 
 class ColdTier:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import nlargest
 from itertools import groupby
 
 import outcome
@@ -32,6 +33,7 @@ from tierfs.stores.hot import HotTier, join
 
 log = logging.getLogger(__name__)
 
+_CANDIDATES = 20
 _LOOKS_AT_ONCE = 50  # files that the loop looks at before it serves others
 
 
@@ -81,6 +83,9 @@ class Daemon:
         self.after_pass: Callable[[], Awaitable[None]] = _nothing
         #: How many files the last plan wants to be archived whose turn has not come.
         self.waiting_files = 0
+        #: The largest files that the last plan wants to move, and of when it is; 0 before the first.
+        self.candidates: list[Action] = []
+        self.candidates_at_ns = 0
         #: The last look at all hot files, None before the first.
         self.look: Look | None = None
         #: Files and bytes that were moved to the hot tier until now, less what was released: see Look.
@@ -157,8 +162,10 @@ class Daemon:
         )
         self._is_above_high = fill.excess_over(self._settings.high_watermark) > 0
         # A second for 100,000 files, in which the loop would answer nobody.
-        actions = await trio.to_thread.run_sync(plan, files, fill, self._settings, self._tier.now())
-        return [action for action in actions if action.verb is not Verb.ARCHIVE] if self.why_held() else actions
+        at_ns, is_held = self._tier.now(), bool(self.why_held())
+        actions, self.candidates = await trio.to_thread.run_sync(_plan, files, fill, self._settings, at_ns, is_held)
+        self.candidates_at_ns = at_ns
+        return actions
 
     def why_held(self) -> str | None:
         """Why no archive is begun now; None when it may."""
@@ -305,6 +312,16 @@ class Daemon:
         name = os.fsdecode(action.path)
         extra = happened("failure", action.path)
         log.warning("cannot %s %s (try %d): %s", action.verb, name, failures, error, extra=extra)
+
+
+def _plan(
+    files: list[HotFile], fill: Fill, settings: Settings, now_ns: int, is_held: bool
+) -> tuple[list[Action], list[Action]]:
+    """What is to be moved, without archives where those are held; and the largest files of it."""
+    actions = plan(files, fill, settings, now_ns)
+    if is_held:
+        actions = [action for action in actions if action.verb is not Verb.ARCHIVE]
+    return actions, nlargest(_CANDIDATES, actions, key=lambda action: action.size)
 
 
 def local_minute(now_ns: int) -> int:

@@ -20,6 +20,7 @@ from tierfs.core.residency import TRANSIENT, Event, Residency
 from tierfs.core.secrets import masked
 
 MOST = 10_000
+_FAILURES = 20  # the last ones are at hand without a look at all
 _SECOND_NS = 10**9
 _NUMBERS_PER_SECOND = 1_000_000  # more than a worker ever has: the next one, a second later, has higher ones
 _MOST_MOVES = 10_000  # whose begin is remembered; there are as many at a time as files are moved
@@ -66,6 +67,7 @@ class Events:
         self._now = now
         self._ring: deque[EventReport] = deque(maxlen=most)
         self._last = now() // _SECOND_NS * _NUMBERS_PER_SECOND
+        self.failures: deque[EventReport] = deque(maxlen=_FAILURES)
         self._begun: dict[Ino, int] = {}
         self._news = trio.lowlevel.ParkingLot()
 
@@ -90,7 +92,10 @@ class Events:
 
     def _add(self, kind: str, path: bytes, before: str, after: str, reason: str, size: int, duration_ns: int) -> None:
         self._last += 1
-        self._ring.append(EventReport(self._last, self._now(), kind, path, before, after, reason, size, duration_ns))
+        event = EventReport(self._last, self._now(), kind, path, before, after, reason, size, duration_ns)
+        self._ring.append(event)
+        if kind == "failure":
+            self.failures.append(event)
         if self._news:
             self._news.unpark_all()
 

@@ -25,7 +25,7 @@ from tierfs.core.errors import (
 from tierfs.core.extents import Item, runs
 from tierfs.engine.arena import Arena, Slot
 from tierfs.engine.coldtier import ColdTier
-from tierfs.engine.flights import Flight, FlightKey, Ledger, Patience, Recent, pending_of, queued, waited_ns
+from tierfs.engine.flights import Flight, FlightKey, Ledger, Patience, Recent, lateness, pending_of, queued, waited_ns
 from tierfs.engine.guard import Guard
 from tierfs.engine.nearby import Nearby
 from tierfs.engine.reading import HydrateCounters, HydrateSettings
@@ -100,6 +100,10 @@ class Fetcher:
         """Whether one of them is in memory or on its way."""
         return any(self._find(item, index) for index in chunks)
 
+    def on_their_way(self) -> Iterable[Flight]:
+        """The chunks that have neither landed nor failed."""
+        return self._flights.values()
+
     def later(self, seconds: float, method: "WeakMethod[Callable[[], None]]") -> None:
         """Call a method after a while, unless its object or the mount goes away before."""
         self._spawn(_call_later, seconds, method)
@@ -153,7 +157,7 @@ class Fetcher:
         if not late:
             return [flight.result() for flight in flights]
         self.counters.deadline_misses += 1
-        raise DeadlineExceeded(_lateness(late[0], (deadline_ns or 0) / 1e9))
+        raise DeadlineExceeded(lateness(late[0], (deadline_ns or 0) / 1e9))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -326,6 +330,7 @@ class Fetcher:
 
     def _found(self, flight: Flight, found: list[int] | None = None) -> bool:
         self.counters.cache_hits += 1
+        self.counters.bytes_cached += flight.size
         self._nearby.found(flight.item, flight.index)
         if found is not None:
             found.append(flight.index)
@@ -391,8 +396,3 @@ def _adjoin(flights: list[Flight]) -> bool:
 
 def _slots_of(flights: list[Flight]) -> dict[int, Slot]:
     return {flight.index: flight.slot for flight in flights if flight.slot is not None}
-
-
-def _lateness(late: Flight, seconds: float) -> str:
-    reason = f"; its last answer was: {late.trouble}" if late.trouble else ""
-    return f"{late.item.ref.key}: the store did not answer within {seconds:g} s{reason}"

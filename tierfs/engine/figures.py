@@ -49,30 +49,30 @@ class Figures:
     """Counts one mount. `observe` asks the mount what it saw."""
 
     def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
-        self._engine = engine
-        self._facts = facts
-        self._observe = observe
-        self._odometer = Odometer(engine.cold)
+        self.engine = engine
+        self.facts = facts
+        self.observe = observe
+        self.odometer = Odometer(engine.cold)
         moving = engine.tier, engine.archiver, engine.restorer
-        self._history = History(*moving, self._odometer, Path(facts.state_directory))
-        self.money = Money(engine.tier, engine.daemon, self._odometer, self._history, facts.store)
-        self._inventory = Inventory(engine.tier, engine.daemon, engine.restorer.restores, engine.archiver.releases)
+        self.history = History(*moving, self.odometer, Path(facts.state_directory))
+        self.money = Money(engine.tier, engine.daemon, self.odometer, self.history, facts.store)
+        self.inventory = Inventory(engine.tier, engine.daemon, engine.restorer.restores, engine.archiver.releases)
 
     async def keep_up(self) -> None:
         """Look at the cold process's totals now and then, which should outlive it, and at the hot tier."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._odometer.run)
-            nursery.start_soon(self._history.run)
-            nursery.start_soon(self._inventory.run, self._engine.settings.policy_interval.seconds)
+            nursery.start_soon(self.odometer.run)
+            nursery.start_soon(self.history.run)
+            nursery.start_soon(self.inventory.run, self.engine.settings.policy_interval.seconds)
 
     async def cached_bytes(self) -> int:
         """What the chunk cache takes on its disk."""
-        return (await self._odometer.read()).volume
+        return (await self.odometer.read()).volume
 
     async def status(self, is_quick: bool = False) -> Mapping[str, object]:
         """The mount for a person; `is_quick`: who looks every few seconds. CatalogError."""
-        e, facts, seen = self._engine, self._facts, self._observe()
-        stock = await (self._inventory.last() if is_quick else self._inventory.count())
+        e, facts, seen = self.engine, self.facts, self.observe()
+        stock = await (self.inventory.last() if is_quick else self.inventory.count())
         passes, measured = e.daemon.passes, await self._measured(stock, seen)
         return {
             **{name: getattr(facts, name) for name in WHERE},
@@ -105,11 +105,11 @@ class Figures:
 
     async def measure(self) -> Measures:
         """The mount for a scraper: quickly, however many files there are. CatalogError."""
-        return await self._measured(await self._inventory.glance(), self._observe())
+        return await self._measured(await self.inventory.glance(), self.observe())
 
     async def _measured(self, stock: Stock, seen: Observations) -> Measures:
-        e, facts = self._engine, self._facts
-        cold, counters = await self._odometer.read(), e.hydrator.counters
+        e, facts = self.engine, self.facts
+        cold, counters = await self.odometer.read(), e.hydrator.counters
         return Measures(
             mountpoint=facts.mountpoint,
             version=facts.version,
@@ -141,13 +141,13 @@ class Figures:
             snapshots=e.snapshotter.counts() if e.snapshotter else Snapshots(),
             seen=seen,
             is_passthrough=facts.passthrough == "on",
-            runway=self._history.runway(cold),
+            runway=self.history.runway(cold),
             pids={"worker": facts.worker_pid, "supervisor": facts.supervisor_pid, "cold": cold.pid},
         )
 
     def _disk(self, held: int) -> HotDisk:
         """The hot tier's filesystem, and what the watermarks are compared with."""
-        found, settings = self._engine.tier.hot.statvfs(), self._engine.settings
+        found, settings = self.engine.tier.hot.statvfs(), self.engine.settings
         size, used = found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
 
         def mark_bytes(mark: Watermark) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ class Flight:
         self.index = index
         self.is_kept = is_kept
         self.opener = opener
+        self.began_ns = time.time_ns()
         self.order = next(_orders)  # in which it was asked for: tasks begin in any
         self.ticket: Ticket | None = None  # while it waits for a budget
         self._held_s = 0.0  # how long it waited for budgets, until `_held_at` if that is set
@@ -131,6 +133,12 @@ class Patience:
 def pending_of(flights: list[Flight]) -> list[Flight]:
     """Those that have neither landed nor failed."""
     return [flight for flight in flights if not flight.is_done]
+
+
+def lateness(late: Flight, seconds: float) -> str:
+    """Why a read is given up, for a person."""
+    reason = f"; its last answer was: {late.trouble}" if late.trouble else ""
+    return f"{late.item.ref.key}: the store did not answer within {seconds:g} s{reason}"
 
 
 def waited_ns(flights: list[Flight], began_s: float) -> int:

@@ -1,4 +1,4 @@
-"""What a mount remembers of the last hours: how its hot tier filled, and what it asked of the store.
+"""What a mount remembers of the last hours: how its tiers filled, and what it asked of the store.
 
 It is in memory, and goes into one small file every few minutes and at the end: the next worker goes on with it. A kill
 costs the minutes since the last time.
@@ -6,11 +6,13 @@ costs the minutes since the last time.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from tierfs.core.costs import Traffic
 from tierfs.core.errors import CatalogError
+from tierfs.core.fill import FillSample, fill_from, fill_json, with_sample
 from tierfs.core.records import Record
 from tierfs.core.residency import Residency
 from tierfs.core.runway import Growth, Room, Runway, Sample, growth_of, kept, runway, samples_from, samples_json
@@ -38,7 +40,7 @@ class History:
         self._restorer = restorer
         self._odometer = odometer
         self._file = HistoryFile(state)
-        self._usage, self._samples = _read(self._file)
+        self._usage, self._samples, self.fill = _read(self._file)
         before = self._samples[-1] if self._samples else Sample(0, 0)
         self._moved_before = before.released, before.restored
         self._counted = Traffic()
@@ -116,20 +118,29 @@ class History:
         finally:
             view.close()
 
+    def filled(self, sample: FillSample) -> None:
+        """The tiers and the cache hold so much now."""
+        self.fill = with_sample(self.fill, sample)
+
+    def _as_json(self) -> dict[str, Any]:
+        usage, samples = self._usage.as_json(), samples_json(self._samples)
+        return {"usage": usage, "samples": samples, "fill": fill_json(self.fill)}
+
     def _write(self) -> None:
         # Some kilobytes into the page cache; a thread would take longer to begin.
         try:
-            self._file.write({"usage": self._usage.as_json(), "samples": samples_json(self._samples)})
+            self._file.write(self._as_json())
         except OSError as error:
             log.warning("the history of the mount cannot be written to %s: %s", self._file.path, error.strerror)
 
 
-def _read(file: HistoryFile) -> tuple[Usage, tuple[Sample, ...]]:
+def _read(file: HistoryFile) -> tuple[Usage, tuple[Sample, ...], tuple[FillSample, ...]]:
     """What the worker before knew; nothing of a file that nobody understands."""
     values = file.read()
     try:
-        return Usage.from_json(values["usage"]), samples_from(values["samples"])
+        usage, samples = Usage.from_json(values["usage"]), samples_from(values["samples"])
+        return usage, samples, fill_from(values.get("fill", ()))  # an older tierfs did not write it
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         if values:
             log.warning("%s cannot be read: the history of the mount begins anew", file.path)
-        return Usage(), ()
+        return Usage(), (), ()

@@ -6,6 +6,7 @@ deadline.
 """
 
 import math
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -33,6 +34,7 @@ from tierfs.engine.coldtier import ColdTier
 from tierfs.engine.fetcher import Fetcher
 from tierfs.engine.flights import Flight, pending_of
 from tierfs.engine.guard import Guard
+from tierfs.engine.movements import Movement
 from tierfs.engine.nearby import Nearby
 from tierfs.engine.reading import HydrateCounters, HydrateSettings
 
@@ -102,6 +104,26 @@ class Hydrator:
     async def cached_bytes(self, ref: ObjectRef) -> int:
         """How many bytes of an object are in the cache."""
         return await self._cold.cached_bytes(ref)
+
+    def fetching(self) -> list[tuple[str, Movement]]:
+        """The objects of which chunks are on their way to readers, by key: what is on its way, none of it here yet.
+
+        Of one that is read in order: all of it, and how far it was read.
+        """
+        found: dict[str, Movement] = {}
+        for flight in self._fetcher.on_their_way():
+            if flight.is_kept:
+                key = flight.item.ref.key
+                movement = found.setdefault(key, Movement(b"", "read", 0, flight.began_ns))
+                movement.bytes += flight.size
+        for reader in self._readers:
+            whole = reader.item.ref
+            known = found.get(whole.key)
+            if known:
+                done = max(known.done_bytes, min(reader.window.expected, whole.size))
+                known.bytes, known.done_bytes = whole.size, done
+                known.begun_ns = min(known.begun_ns, reader.began_ns)
+        return list(found.items())
 
     async def expect_at_hand(self, ref: ObjectRef, opener: Opener) -> None:
         """Nothing of an object would have to be fetched now. ReadDenied."""
@@ -182,7 +204,8 @@ class Reader:
         self.window = Window()
         self._hydrator = hydrator
         self._fetcher = fetcher
-        self._item = item
+        self.item = item
+        self.began_ns = time.time_ns()
         self._is_nearby = True  # what is known to be in the cache could be read from there, so far
         self._missed: list[tuple[range, float]] = []  # extents, and until when their repetition is expected
         self.successor: Callable[[], ObjectRef | None] | None = None
@@ -193,20 +216,20 @@ class Reader:
 
     def start(self) -> None:
         """Begin to fetch the first chunk, unless something else is read or the handle closed at once; does not wait."""
-        if self._item.ref.size:
+        if self.item.ref.size:
             self._fetcher.later(_START_AFTER_S, weakref.WeakMethod(self.start_now))
 
     def start_now(self) -> None:
         """Begin to fetch the first chunk if nothing was read yet."""
         if self.window.expected == 0 and self._opener.access is Access.ALLOW:
-            self._fetcher.want(self._item, range(1), self._opener)
+            self._fetcher.want(self.item, range(1), self._opener)
 
     async def read(self, offset: int, length: int) -> list[memoryview]:
         """The bytes [offset, offset + length), clipped to the object's size, in pieces, as soon as they are here.
 
         DeadlineExceeded; ReadDenied; ObjectMissing, ObjectChanged (the file is lost); IntegrityError, other StoreError.
         """
-        item = self._item
+        item = self.item
         indices = chunk_indices(offset, length, item.ref.size, item.chunk_size)
         if not indices:
             return []
@@ -218,6 +241,7 @@ class Reader:
             self._is_nearby = near is not None
             if near is not None:
                 self._hydrator.counters.cache_hits += len(indices)
+                self._hydrator.counters.bytes_cached += length
                 self._read_ahead(offset, length)
                 return near
         flights = self._fetcher.want(item, indices, self._opener)
@@ -242,10 +266,10 @@ class Reader:
         for missed in self._missed:
             if offset in missed[0] and pending_of(flights):
                 self._missed.remove(missed)
-                raise DeadlineExceeded(f"{self._item.ref.key}: the store did not answer the read before this one")
+                raise DeadlineExceeded(f"{self.item.ref.key}: the store did not answer the read before this one")
 
     def _read_ahead(self, offset: int, length: int) -> None:
-        item, hydrator = self._item, self._hydrator
+        item, hydrator = self.item, self._hydrator
         if not hydrator.settings.read_ahead_bytes or self._opener.access is not Access.ALLOW:
             self.window = replace(self.window, expected=offset + length)
             return

@@ -164,6 +164,12 @@ def sum_of(before: ColdNumbers, now: ColdNumbers) -> ColdNumbers:
                 operation: _added(before.store.failures.get(operation, {}), now.store.failures.get(operation, {}))
                 for operation in {**before.store.failures, **now.store.failures}
             },
+            {
+                operation: before.store.answered.get(operation, Histogram()).plus(
+                    now.store.answered.get(operation, Histogram())
+                )
+                for operation in {**before.store.answered, **now.store.answered}
+            },
         ),
         cache=CacheCounters(
             before.cache.hits + now.cache.hits,

@@ -1,10 +1,26 @@
-"""What is counted of the files that go from one tier to the other, one way each."""
+"""The files that go from one tier to the other: those on their way, and what is counted of the others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from tierfs.core.errors import NotEligible, TierfsError
+
+
+@dataclass(slots=True)
+class Movement:
+    """A file on its way: its size, how many bytes of it are through, and since when (ns since the epoch)."""
+
+    path: bytes
+    verb: Literal["archive", "restore", "read"]
+    bytes: int
+    begun_ns: int
+    done_bytes: int = 0
+
+    def reached(self, done_bytes: int) -> None:
+        """So many bytes are through by now."""
+        self.done_bytes = done_bytes
 
 
 @dataclass(slots=True)

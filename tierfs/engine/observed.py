@@ -1,11 +1,12 @@
 """What the mount tells the engine of itself, for an operator: its facts, and what it saw."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from tierfs.core.histogram import Doublings
+from tierfs.core.records import Ino
 
 #: Those of a mount's facts that say where it is.
 WHERE = ("mountpoint", "store", "hot_directory", "state_directory", "api")
@@ -72,6 +73,55 @@ class Observations:
     succession: Succession = Succession()
     errors: Mapping[str, int] = field(default_factory=dict)
     answered: Mapping[str, Doublings] = field(default_factory=dict)
+
+
+class Told(NamedTuple):
+    """An error that somebody got as an errno alone; `at_ns` since the epoch, `operation` of FUSE."""
+
+    at_ns: int
+    operation: str
+    path: bytes
+    error: str
+
+
+class Sight(Protocol):
+    """What the mount sees of the use of its files."""
+
+    def take_uses(self) -> tuple[Mapping[Ino, int], Mapping[Ino, int]]:
+        """Opens by file, and bytes read of objects by file, since the last time."""
+        ...
+
+    def hot_bytes(self) -> tuple[int, int]:
+        """Bytes of hot files that the worker has read and written for applications."""
+        ...
+
+    def path_of(self, ino: Ino) -> bytes | None:
+        """Where a file is, None where nobody knows."""
+        ...
+
+    def told(self) -> Sequence[Told]:
+        """The last errors that applications were told, the newest last."""
+        ...
+
+
+class NoSight:
+    """Where there is no mount."""
+
+    def take_uses(self) -> tuple[Mapping[Ino, int], Mapping[Ino, int]]:
+        """None."""
+        return {}, {}
+
+    def hot_bytes(self) -> tuple[int, int]:
+        """None."""
+        return 0, 0
+
+    def path_of(self, ino: Ino) -> bytes | None:
+        """Nobody knows."""
+        return None
+
+    def told(self) -> Sequence[Told]:
+        """None."""
+        return ()
 
 
 NOTHING_SEEN = Observations(0, [], {}, {}, 0, 0, 0)

@@ -47,6 +47,7 @@ class HydrateSettings:
 class HydrateCounters:
     """Running totals since the start. Bytes are those of whole, checked chunks from the store (`bytes_fetched`).
 
+    `bytes_cached` came out of the chunk cache: whole chunks, or what was read of them where they were read in place.
     `reads` are those of handles, `waited` is how long those of them waited whose chunks were not all in memory.
     """
 
@@ -60,3 +61,4 @@ class HydrateCounters:
     retries: int = 0
     deadline_misses: int = 0
     corrupt_chunks: int = 0
+    bytes_cached: int = 0

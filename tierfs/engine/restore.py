@@ -24,7 +24,7 @@ from tierfs.core.steps import step
 from tierfs.engine.budget import Budget, Ticket
 from tierfs.engine.durable import sync_directory
 from tierfs.engine.events import because, sentence
-from tierfs.engine.movements import Movements
+from tierfs.engine.movements import Movement, Movements
 from tierfs.engine.tier import Tier
 from tierfs.engine.waits import note, waiting_for
 from tierfs.stores.hot import apply_attributes, split
@@ -63,13 +63,13 @@ async def _make_none(_needed_bytes: int) -> bool:
 class _Restore:
     """One restore under way, because `opener` writes, or ANYBODY for an operator; `ticket` pays for it."""
 
-    def __init__(self, opener: Opener, size: int) -> None:
+    def __init__(self, opener: Opener, movement: Movement) -> None:
         self.done = trio.Event()
         self.error: BaseException | None = None
-        self.moved = 0
+        self.movement = movement
         self.held_ns = 0  # how long it waited for a budget
         self.opener = opener
-        self.ticket = Ticket(size)
+        self.ticket = Ticket(movement.bytes)
 
 
 class Restorer:
@@ -105,6 +105,13 @@ class Restorer:
         """How many files are being restored now."""
         return len(self._active)
 
+    def under_way(self) -> list[Movement]:
+        """The files that are being restored now."""
+        return [restore.movement for restore in self._active.values()]
+
+    def _begun(self, path: bytes, opener: Opener, size: int) -> _Restore:
+        return _Restore(opener, Movement(path, "restore", size, self._tier.now()))
+
     async def restore_to_write(self, path: bytes, opener: Opener) -> None:
         """Wait until the file at `path` can be written to; what comes along with it is not waited for. As restore()."""
         assert self._nursery is not None, "run() comes first"
@@ -132,7 +139,7 @@ class Restorer:
             self._tier.restore_aborted(record.ino, "its end could not be written down")
             with because(f"{opener.command or 'a process'} writes to it"):
                 record = self._tier.restore_started(path)
-                restore = self._active[record.ino] = _Restore(opener, record.attributes.size)
+                restore = self._active[record.ino] = self._begun(path, opener, record.attributes.size)
                 assert self._nursery is not None, "run() comes first"
                 self._nursery.start_soon(self._run_one, record, restore)
         if opener is ANYBODY:
@@ -148,7 +155,7 @@ class Restorer:
 
         OverBudget, StoreError, DeadlineExceeded, OSError (ENOSPC).
         """
-        restore = _Restore(opener, stored.size)
+        restore = self._begun(b"", opener, stored.size)
         await self._wait_affordable(stored.key, restore)
         fd = self._tier.hot.temporary(b"")
         try:
@@ -162,7 +169,7 @@ class Restorer:
         try:
             with self.restores.watching():
                 await self._bring_back(record, restore)
-            self.restores.moved(restore.moved)
+            self.restores.moved(restore.movement.done_bytes)
         except (TierfsError, OSError) as error:
             now = self._tier.catalog.get_by_ino(record.ino)
             if now is None or now.residency in WITHOUT_HOT_BYTES:  # else something replaced the file: it is hot
@@ -177,7 +184,7 @@ class Restorer:
         finally:
             with suppress(CatalogError):  # the next restore takes it back, or the next mount
                 self._tier.restore_aborted(record.ino, sentence(restore.error) if restore.error else "")
-            if restore.error and restore.ticket.is_paid and self.limit and not restore.moved:
+            if restore.error and restore.ticket.is_paid and self.limit and not restore.movement.done_bytes:
                 self.limit.give_back(restore.ticket.size)
             del self._active[record.ino]
             restore.done.set()
@@ -264,7 +271,7 @@ class Restorer:
                         await self._allocate(fd, stored.size)
                     await trio.to_thread.run_sync(write, block)
                     offset += len(block)
-                    restore.moved = offset
+                    restore.movement.reached(offset)
         except ObjectMissing:
             self._tier.missing(stored)
             raise

@@ -14,6 +14,7 @@ from tierfs.core.errors import NotEligible, TierfsError
 from tierfs.core.policy import matches
 from tierfs.core.reports import CheckOrder, Entry, Finding, Outcome, PlannedAction, Total, Verb
 from tierfs.core.residency import Residency
+from tierfs.engine.activity import Activity
 from tierfs.engine.check import Checker
 from tierfs.engine.entries import Entries
 from tierfs.engine.events import because, sentence
@@ -21,7 +22,7 @@ from tierfs.engine.evicting import evict_one
 from tierfs.engine.figures import Engine, Figures
 from tierfs.engine.leaving import EVERYTHING, expect_room, hold
 from tierfs.engine.measures import Measures
-from tierfs.engine.observed import Facts, Observations
+from tierfs.engine.observed import Facts, NoSight, Observations, Sight
 from tierfs.engine.oversight import Oversight
 from tierfs.engine.segments import Surroundings, to_move_along
 from tierfs.engine.tree import Found
@@ -34,13 +35,16 @@ _FILES_AT_ONCE = 64  # waiting files of one request; the engine's own limits are
 
 
 class Operator(Oversight):
-    """Answers for one mount. `observe` asks the mount what it saw."""
+    """Answers for one mount. `observe` asks the mount what it saw, `sight` is what it sees of the use of its files."""
 
-    def __init__(self, engine: Engine, facts: Facts, observe: Callable[[], Observations]) -> None:
+    def __init__(
+        self, engine: Engine, facts: Facts, observe: Callable[[], Observations], sight: Sight | None = None
+    ) -> None:
         super().__init__(self.move, engine.tier)
         self._engine = engine
         self.facts = facts
         self.figures = Figures(engine, facts, observe)
+        self._activity = Activity(self.figures, sight or NoSight())
         self._entries = Entries(engine.tree, engine.hydrator, engine.daemon)
 
     # -- status --------------------------------------------------------------------------------------------------
@@ -51,7 +55,13 @@ class Operator(Oversight):
 
     async def keep_totals(self) -> None:
         """Keep up what would be lost, or known too late, if nobody asked for it; until cancelled."""
-        await self.figures.keep_up()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.figures.keep_up)
+            nursery.start_soon(self._activity.run)
+
+    async def activity(self) -> Mapping[str, object]:
+        """What goes on right now; quickly: this is asked every second."""
+        return await self._activity.report()
 
     async def measure(self) -> Measures:
         """The mount in figures, for metrics."""

@@ -23,6 +23,7 @@ from tierfs.stores.cold import ColdStore
 
 FORMAT = "1"
 _BLOCK = 1 << 20
+_TELL_NS = 200_000_000  # between two words on how far an upload is: each wakes the loop that answers the kernel
 _LONGEST_METADATA = 1800  # bytes; S3 allows 2 KiB for all keys and values together
 
 
@@ -37,10 +38,14 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When an upload ends early: `stop` is set; and how fast it goes: `spend` is told how many bytes are to be sent."""
+    """When an upload ends early: `stop` is set; and how fast it goes: `spend` is told how many bytes are to be sent.
+
+    `sent` is told now and then how many bytes have left.
+    """
 
     stop: threading.Event
     spend: Callable[[int], None]
+    sent: Callable[[int], None]
 
 
 class Upload:
@@ -54,6 +59,8 @@ class Upload:
         self._checked = 0
         self._running_crc = 0
         self._limits = limits
+        self._sent = 0
+        self._told_ns = 0
 
     def read_at(self, offset: int, size: int) -> bytes:
         """The bytes [offset, offset + size). NotEligible when they are not the ones that were digested."""
@@ -64,9 +71,13 @@ class Upload:
             self._check(data)
         return data
 
-    def progress(self, _size: int) -> None:
+    def progress(self, size: int) -> None:
         """Called by the store as bytes go out; raises to end the transfer."""
         _check_wanted(self._limits.stop)
+        self._sent += size
+        if time.monotonic_ns() - self._told_ns >= _TELL_NS:
+            self._told_ns = time.monotonic_ns()
+            self._limits.sent(self._sent)
 
     def _check(self, data: bytes) -> None:
         view = memoryview(data)

@@ -58,8 +58,7 @@ class Files:
         self._reviving: dict[Ino, trio.Event] = {}
         tier.open_files.let_go = self._let_go
         tier.open_files.come_back = self._came_back
-        is_idle_moved = tier.settings.open_files == "idle"
-        self._idle_files = tier.settings.idle_files if is_idle_moved else ()
+        self._idle_files = tier.settings.idle_files if tier.settings.open_files == "idle" else ()
         self.handles = Handles()
 
     def __len__(self) -> int:
@@ -170,9 +169,8 @@ class Files:
             self._attach(file, fd, os.fstat(fd), is_known=False)
             return
         record = self.parked.inherited_record(file.ino) or self._tier.catalog.get_by_ino(file.ino)
-        if record is None or record.object is None:
-            return  # it is gone behind the mount: ESTALE
-        self._attach_object(file, record.object)
+        if record and record.object:  # else it is gone behind the mount: ESTALE
+            self._attach_object(file, record.object)
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
@@ -192,9 +190,12 @@ class Files:
                     raise
             else:
                 if count == size or offset + count >= os.fstat(fd).st_size:  # the kernel asks for whole pages
+                    self.modes.uses.hot_read += count
                     return [memoryview(buffer)[:count]]
         with file.in_use(), waiting_for(_DISK):
-            return [memoryview(await trio.to_thread.run_sync(os.pread, fd, size, offset))]
+            data = await trio.to_thread.run_sync(os.pread, fd, size, offset)
+            self.modes.uses.hot_read += len(data)
+            return [memoryview(data)]
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """pwrite(2); a cold file is restored first."""
@@ -202,7 +203,9 @@ class Files:
         fd = await self.writable(handle)
         if kills_privileges:
             drop_privileges(fd)
-        return os.pwrite(fd, data, offset)
+        written = os.pwrite(fd, data, offset)
+        self.modes.uses.hot_written += written
+        return written
 
     async def writable(self, handle: Handle) -> Fd:
         """The hot descriptor of a handle that is about to change the file."""
@@ -275,6 +278,7 @@ class Files:
         size = min(size, stored.size - offset)
         if size <= 0:
             return []
+        self.modes.uses.cold_bytes[file.ino] += size
         try:
             return await reader.read(offset, size)
         except (ObjectMissing, ObjectChanged) as error:

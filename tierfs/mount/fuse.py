@@ -20,6 +20,7 @@ from tierfs.core.errors import MountError, ReadDenied, TierfsError
 from tierfs.core.histogram import Doublings
 from tierfs.core.records import OWN_XATTRS, Handle, Ino
 from tierfs.engine.numbers import FIRST_MADE
+from tierfs.engine.observed import Told
 from tierfs.engine.tree import Found
 from tierfs.mount import again
 from tierfs.mount.changes import Changes
@@ -56,7 +57,7 @@ def _answering(operation: _F) -> _F:
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
         except TierfsError as error:
             if not isinstance(error, ReadDenied):  # as it was asked for; the guard says who
-                self.report(operation.__name__, error)
+                self.report(name, error, self.path_of(name, args))
             raise pyfuse3.FUSEError(error.errno) from None
         except pyfuse3.FUSEError:
             raise
@@ -92,15 +93,15 @@ class Adapter(pyfuse3.Operations):
         self.errors: Counter[str] = Counter()
         self.answered: defaultdict[str, Doublings] = defaultdict(Doublings)  # how long operations took
         self.repeats = 0  # requests that came again after a worker died
-        self.last_errors: deque[tuple[int, str, str]] = deque(maxlen=_LAST_ERRORS)  # when, in which operation, what
+        self.last_errors: deque[Told] = deque(maxlen=_LAST_ERRORS)
 
     def init(self) -> None:
         self._on_init()
 
-    def report(self, operation: str, error: TierfsError) -> None:
+    def report(self, operation: str, error: TierfsError, path: bytes) -> None:
         """Count and log what an application is told with an errno alone."""
         self.errors[type(error).__name__] += 1
-        self.last_errors.append((time.time_ns(), operation, str(error)))
+        self.last_errors.append(Told(time.time_ns(), operation, path, str(error)))
         log.warning("%s: %s", operation, error)
 
     def path_of(self, operation: str, args: Sequence[Any]) -> bytes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tierfs.core.records import Fd, Ino
+from tierfs.mount.uses import Uses
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class IoModes:
         self.device: BackingDevice | None = None
         self._open: dict[Ino, _Open] = {}
         self.opens = {"passthrough": 0, "cached": 0}
+        self.uses = Uses()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -82,6 +84,7 @@ class IoModes:
             inode = self._open[ino] = _Open(self._register(fd, st))
         inode.handles += 1
         self.opens["passthrough" if inode.backing_id else "cached"] += 1
+        self.uses.opens[ino] += 1
         return inode.backing_id
 
     def closed(self, ino: Ino) -> None:

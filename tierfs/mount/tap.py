@@ -169,6 +169,11 @@ def counts() -> dict[str, int]:
     return named
 
 
+def bytes_moved() -> tuple[int, int]:
+    """Bytes of hot files that were read and written without Python, in this process' time."""
+    return _native.bytes_moved()
+
+
 def reply_with(pieces: list[memoryview]) -> bytes | memoryview:
     """What pyfuse3 is to be given at once for a READ that `pieces` answer: a large reply is sent without a copy."""
     if len(pieces) <= _native.MOST_PIECES and sum(map(len, pieces)) >= _LARGE_REPLY and _native.in_place():

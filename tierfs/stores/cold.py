@@ -56,6 +56,8 @@ class StoreCounters:
 
     `first_byte` is how long GETs took until their answer began, without those that were never answered. `failures` by
     kind are those of requests that failed, by the class of the error; one that was sent again is counted each time.
+    `answered` by kind is how long requests took to a good answer, with those that were sent again in between; of GETs
+    there is `first_byte`.
     """
 
     bytes_uploaded: int = 0
@@ -63,6 +65,7 @@ class StoreCounters:
     requests: dict[str, int] = field(default_factory=dict)
     first_byte: Histogram = field(default_factory=Histogram)
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
+    answered: dict[str, Histogram] = field(default_factory=dict)
 
 
 class Meter:
@@ -88,6 +91,11 @@ class Meter:
         with self._lock:
             self.totals.bytes_uploaded += uploaded
             self.totals.bytes_downloaded += downloaded
+
+    def count_answer(self, kind: str, took_ns: int) -> None:
+        """A request had a good answer, so long after it was made."""
+        with self._lock:
+            self.totals.answered.setdefault(kind, Histogram()).observe(took_ns)
 
     def count_first_byte(self, waited_ns: int) -> None:
         """The answer to a GET began, so long after it was asked for."""

@@ -4,6 +4,7 @@ boto3 signs, retries and reuses connections; what an answer means is decided in 
 """
 
 import hashlib
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,8 +96,11 @@ class S3Wire:
         about: dict[str, Any] = {"Bucket": self._settings.bucket} | ({"Key": key} if key else {})
         if "CopySource" in arguments:
             arguments["CopySource"] = {**arguments["CopySource"], "Bucket": self._settings.bucket}
+        began_ns = time.monotonic_ns()
         with self.telling(operation, key):
             answer: dict[str, Any] = getattr(self._client, operation)(**about, **arguments)
+        if operation != "get_object":  # who reads its body counts it
+            self.meter.count_answer(_request_name(operation), time.monotonic_ns() - began_ns)
         body = arguments.get("Body")
         if isinstance(body, bytes):
             self.meter.count_bytes(uploaded=len(body))

@@ -12,6 +12,7 @@
 #include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -42,6 +43,15 @@ static struct {
     struct job ring[MOST_WAITING];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
+static _Atomic uint64_t bytes_read, bytes_written; /* by threads, too */
+
+struct hot_bytes hot_bytes(void) { return (struct hot_bytes){bytes_read, bytes_written}; }
+
+void hot_copied(uint64_t bytes) {
+    bytes_read += bytes;
+    bytes_written += bytes;
+}
+
 /* It fails when nobody waits any more. */
 static void reply(int fuse_fd, uint64_t unique, int error, void *payload, size_t size) {
     struct out_header out = {.len = (uint32_t)(sizeof out + size), .error = -error, .unique = unique};
@@ -68,6 +78,7 @@ static void do_read(const struct job *job, char *buffer) {
         done += (size_t)n;
     }
     int error = n < 0 && !done ? errno : 0;
+    bytes_read += done;
     close(job->fd);
     reply(job->fuse_fd, job->unique, error, buffer, done);
 }
@@ -163,6 +174,7 @@ bool hot_read(int fuse_fd, uint64_t unique, int fd, const struct read_in *in) {
     ssize_t found;
     if (in->size > LARGEST_READ || in->offset > INT64_MAX) return false; /* preadv2(2) takes -1 for "wherever it is" */
     if (in->size <= sizeof buffer && read_at_once(fd, buffer, in, &found)) {
+        bytes_read += (uint64_t)found;
         reply(fuse_fd, unique, 0, buffer, (size_t)found);
         return true;
     }
@@ -173,6 +185,7 @@ bool hot_write(int fuse_fd, uint64_t unique, int fd, const struct write_in *in, 
     if (in->size > length) return false;
     ssize_t n = pwrite(fd, in + 1, in->size, (off_t)in->offset);
     struct write_out out = {.size = n < 0 ? 0 : (uint32_t)n};
+    bytes_written += out.size;
     reply(fuse_fd, unique, n < 0 ? errno : 0, &out, n < 0 ? 0 : sizeof out);
     return true;
 }

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "directories.h"
+#include "hotfiles.h"
 #include "inflight.h"
 #include "replies.h"
 #include "tap.h"
@@ -209,6 +210,13 @@ static PyObject *counts(PyObject *self, PyObject *unused) {
     return found;
 }
 
+static PyObject *bytes_moved(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    struct hot_bytes moved = hot_bytes();
+    return Py_BuildValue("(KK)", (unsigned long long)moved.read, (unsigned long long)moved.written);
+}
+
 static int64_t now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -312,6 +320,7 @@ static PyMethodDef methods[] = {
     {"drop_directory", drop_directory, METH_O, "drop_directory(node): do not answer for this directory any more."},
     {"drop_directories", drop_directories, METH_NOARGS, "Do not answer for any directory any more."},
     {"counts", counts, METH_NOARGS, "Requests read so far, by opcode."},
+    {"bytes_moved", bytes_moved, METH_NOARGS, "Bytes of hot files that were read and written here until now."},
     {"is_readable", is_readable, METH_VARARGS,
      "is_readable(fd, patience): whether a request is there, or comes within so many microseconds."},
     {"take_precedence", take_precedence, METH_VARARGS,

@@ -211,6 +211,7 @@ static int do_copy(const struct copy_in *in, uint32_t uid, uint64_t *result) {
     size_t length = in->len < LONGEST_COPY ? (size_t)in->len : LONGEST_COPY;
     ssize_t copied = copy_file_range(from->fd, &source, to->fd, &target, length, 0);
     if (copied < 0) return errno == EXDEV || errno == ENOSYS || errno == EINVAL ? EOPNOTSUPP : errno;
+    hot_copied((uint64_t)copied);
     *result = (uint64_t)copied; /* fuse_write_out: size in the first word */
     return 0;
 }
