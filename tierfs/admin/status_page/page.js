@@ -21,7 +21,7 @@ const MOST_POINTS = 720;
 const HELD = {pace: "tierfs-pace", theme: "tierfs-theme"};
 
 const model = {status: null, activity: null, jobs: null, plan: null, cost: null, events: [], derived: {}, isFew: false};
-const heard = {atMs: 0, failure: "", isWaiting: false, timer: 0, slowFromMs: 0, isReckoning: false};
+const heard = {atMs: 0, answers: 0, failure: "", isWaiting: false, timer: 0, slowFromMs: 0, isReckoning: false};
 const trails = {};
 const tables = Object.fromEntries([...document.querySelectorAll("[data-table]")].map(
   (place) => [place.dataset.table, new Table(place)]));
@@ -71,17 +71,18 @@ function derive() {
   for (const tier of ["hot", "warm", "cold", "cache"]) {
     trails[tier] = [...(trails[tier] ?? []), [now, model.status[tier]?.bytes ?? 0]].slice(-MOST_POINTS);
   }
-  const {activity} = model;
-  if (!activity) return;
+  if (model.activity) deriveRates(model.activity);
+}
+
+// Totals begin with the worker: between those of two workers there is no rate.
+function deriveRates({as_of_ns: atNs, since_ns: sinceNs, bytes, operations}) {
+  const counts = Object.values(operations).map((one) => one.count);
+  const totals = {...bytes, opens: operations.open?.count ?? 0, operations: counts.reduce((sum, one) => sum + one, 0)};
   const before = model.traffic;
-  const isSame = before && before.since_ns === activity.since_ns;
-  if (isSame && activity.as_of_ns <= before.as_of_ns) return;
-  const seconds = isSame ? (activity.as_of_ns - before.as_of_ns) / 1e9 : 0;
-  model.rates = Object.fromEntries(Object.entries(activity.bytes ?? {}).map(([name, total]) => {
-    const then = before?.bytes?.[name];
-    return [name, isSame && show.isKnown(total) && show.isKnown(then) ? (total - then) / seconds : null];
-  }));
-  model.traffic = activity;
+  if (before?.sinceNs === sinceNs && atNs <= before.atNs) return;
+  const seconds = before?.sinceNs === sinceNs ? (atNs - before.atNs) / 1e9 : null;
+  const rates = Object.entries(totals).map(([name, now]) => [name, seconds ? (now - before.totals[name]) / seconds : null]);
+  model.traffic = {atNs, sinceNs, totals, rates: Object.fromEntries(rates)};
 }
 
 async function turn() {
@@ -91,6 +92,7 @@ async function turn() {
   try {
     await askAll();
     heard.atMs = Date.now();
+    heard.answers += 1;
     heard.failure = "";
   } catch (error) {
     const isSilent = error instanceof TypeError || error.name === "TimeoutError" || error.name === "AbortError";
@@ -133,8 +135,8 @@ function render() {
   renderVerdict();
   if (!model.status) return;
   const {status} = model;
-  setText($("mountpoint"), show.path(status.mountpoint));
-  setText($("store"), show.path(status.store));
+  setText($("mountpoint"), status.mountpoint);
+  setText($("store"), status.store);
   setText($("version"), status.version);
   setText($("passthrough"), status.passthrough);
   for (const node of document.querySelectorAll("[data-of]")) fillFigure(node);
@@ -143,6 +145,7 @@ function render() {
   renderMoney();
   for (const [name, table] of Object.entries(tables)) table.fill(ROWS[name](model));
   document.documentElement.dataset.asOfNs = String(status.as_of_ns);
+  document.documentElement.dataset.answers = String(heard.answers);
 }
 
 function fillFigure(node) {
@@ -165,7 +168,7 @@ function renderVerdict() {
   document.body.classList.toggle("stale", isAway);
   setText($("verdict-word"), word);
   setText($("verdict-text"), isAway ? silence : found.text);
-  document.title = model.status ? `${word} · ${show.path(model.status.mountpoint)} · tierfs` : "tierfs";
+  document.title = model.status ? `${word} · ${show.visible(model.status.mountpoint)} · tierfs` : "tierfs";
   const checks = isAway ? found.checks.map((one) => ({...one, level: "unknown", text: `was ${WORDS[one.level]}: ${one.text}`})) : found.checks;
   fillList($("checks"), checks, makeCheck, tellCheck);
   const warnings = model.status?.warnings ?? [];
@@ -213,15 +216,14 @@ function renderTiers() {
 }
 
 function renderTraffic() {
-  const {activity, rates = {}} = model;
-  const bytes = activity?.bytes ?? {};
+  const {activity, traffic} = model;
   const isSeen = activity?.io_mode !== "passthrough";
-  const known = TRAFFIC.filter(([name, , whenSeen]) => show.isKnown(bytes[name]) && (whenSeen ?? isSeen) === isSeen);
-  fillList($("traffic"), known, makeTile, (node, [name, title]) => {
+  const known = activity ? TRAFFIC.filter(([, , whenSeen]) => (whenSeen ?? isSeen) === isSeen) : [];
+  fillList($("traffic"), known, makeTile, (node, [name, title, , kind = "size"]) => {
     const [head, value, total] = node.children;
     setText(head, title);
-    setText(value, show.shown(rates[name], "rate"));
-    setText(total, `${show.size(bytes[name])} in all`);
+    setText(value, show.shown(traffic.rates[name], kind === "size" ? "rate" : "frequency"));
+    setText(total, `${show.shown(traffic.totals[name], kind)} in all`);
   });
   const since = activity ? `Totals since ${show.date(activity.since_ns)}.` : "The worker tells nothing of it.";
   setText($("traffic-note"), activity?.unseen ? `${since} Not seen: ${activity.unseen}.` : since);

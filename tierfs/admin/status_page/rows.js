@@ -21,7 +21,7 @@ function transfers({activity}) {
   return (activity?.transfers ?? []).slice(0, MOST_ROWS).map((one) => {
     const share = one.bytes > 0 ? one.done_bytes / one.bytes : 0;
     const words = `${show.size(one.done_bytes)} of ${show.size(one.bytes)}`;
-    return [[path(one.path), hint(`since ${show.clock(one.begun_ns)}`)], [plain(one.verb)],
+    return [[path(one.path), hint(`${one.verb} since ${show.clock(one.begun_ns)}`)],
       [bar(one.done_bytes, one.bytes, words), hint(`${words}, ${show.percent(share)}`)]];
   });
 }
@@ -46,7 +46,8 @@ function requests({status, activity}) {
 
 function candidates({activity, plan}) {
   const planned = (plan?.actions ?? []).map((one) => ({...one, path: one.segment_path, size: one.size_bytes}));
-  const found = [...(activity?.candidates ?? planned)].sort((one, other) => other.size - one.size);
+  const known = activity?.candidates ?? [];
+  const found = [...(known.length ? known : planned)].sort((one, other) => other.size - one.size);
   return found.slice(0, MOST_ROWS).map((one) => [
     [path(one.path), hint(`${one.verb}: ${one.reason}`)], [figure(one.size, "size")]]);
 }
@@ -67,11 +68,11 @@ function jobs({jobs: found}) {
 
 function errors({activity}) {
   return [...(activity?.errors ?? [])].sort((one, other) => other.at_ns - one.at_ns).slice(0, 50).map((one) => [
-    [time(one.at_ns)], [plain(`${one.operation}: ${one.error}`), path(one.path ?? "")]]);
+    [time(one.at_ns)], [plain(one.operation), path(one.path), hint(one.error)]]);
 }
 
 function failing({status}) {
-  return Object.entries(status.errors?.files ?? {}).map(([name, why]) => [[path(name)], [plain(why)]]);
+  return Object.entries(status.errors?.files ?? {}).map(([name, why]) => [[path(name), hint(why)]]);
 }
 
 function events({events: found, isFew}) {
@@ -91,8 +92,10 @@ function events({events: found, isFew}) {
 export const ROWS = {transfers, readers, requests, candidates, hottest, jobs, errors, failing, events};
 export const MOST_EVENTS_KEPT = 1000;
 
-// Totals of bytes to make rates of: name, title, whether it is for mounts whose hot I/O is seen, or for the others.
+// Totals to make rates of: name, title, whether it is for mounts whose hot I/O is seen or for the others, kind.
 export const TRAFFIC = [
+  ["operations", "FUSE requests", undefined, "number"],
+  ["opens", "Opens", undefined, "number"],
   ["read_hot", "Read from hot files", true],
   ["written_hot", "Written", true],
   ["grown_hot", "Hot tier grows by", false],
@@ -106,10 +109,10 @@ export const TRAFFIC = [
 export function savings(cost) {
   const {now, all_hot: allHot, policy} = cost.month;
   const saved = Number(allHot.total) - Number(now.total);
-  const share = Number(allHot.total) > 0 ? `, ${show.percent(Math.abs(saved) / Number(allHot.total))}` : "";
+  const share = Number(allHot.total) > 0 ? ` (${show.percent(Math.abs(saved) / Number(allHot.total))})` : "";
   const words = saved >= 0
-    ? `Tiering saves ${show.dollars(saved)} a month${share} of what the tree would cost all hot.`
-    : `Tiering costs ${show.dollars(-saved)} a month more${share} than the tree would cost all hot.`;
+    ? `Tiering saves ${show.dollars(saved)} a month${share} against all on the SSD.`
+    : `Tiering costs ${show.dollars(-saved)} a month more${share} than all on the SSD.`;
   const more = Number(now.total) - Number(policy.total);
   const rest = Math.abs(more) < 0.00005 ? "" : more > 0
     ? ` What the policy would do now saves ${show.dollars(more)} more.` : ` What the policy would do now costs ${show.dollars(-more)} more.`;

@@ -34,6 +34,10 @@ export function rate(bytesPerSecond) {
   return `${size(bytesPerSecond)}/s`;
 }
 
+export function frequency(perSecond) {
+  return `${perSecond > 0 ? fixed(perSecond) : 0}/s`;
+}
+
 export function number(value) {
   return WHOLE.format(value);
 }
@@ -86,8 +90,9 @@ export function until(ns, nowMs = Date.now()) {
   return ns === 0 ? "none" : seconds < 1 ? "now" : `in ${span(seconds)}`;
 }
 
-// A name as one can read it: every character is visible, none changes how the others are shown.
-export function path(text) {
+// A text as one can read it: every character is visible, none changes how the others are shown. Names of files are in
+// sentences of the mount as well.
+export function visible(text) {
   const seen = text.replace(LONE, (half) => `\\x${(half.charCodeAt(0) & 0xff).toString(16).padStart(2, "0")}`);
   return seen.replace(HIDDEN, (one) => {
     const code = one.codePointAt(0);
@@ -99,7 +104,7 @@ export function plain(value) {
   return String(value);
 }
 
-const KINDS = {size, rate, number, files, percent, duration, dollars, ago, until, clock, plain};
+const KINDS = {size, rate, frequency, number, files, percent, duration, dollars, ago, until, clock, plain};
 
 export function shown(value, kind) {
   return isKnown(value) ? KINDS[kind](value) : UNKNOWN;

@@ -2,11 +2,11 @@
 
 import * as show from "./shown.js";
 
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+// Whatever is shown goes through here: as text, never as markup, and all of it visible.
+export function setText(node, text) {
+  const seen = show.visible(text);
+  if (node.textContent !== seen) node.textContent = seen;
 }
-
-export {setText};
 
 export function setAttribute(node, name, value) {
   if (value === null || value === undefined) node.removeAttribute(name);
@@ -53,7 +53,7 @@ function tellPart(node, part) {
     setAttribute(node, "title", show.date(part.ns));
   }
   if (part.kind === "figure") setAttribute(node, "value", part.value);
-  setText(node, part.kind === "path" ? show.path(part.text) : part.text);
+  setText(node, part.text);
 }
 
 function tellCell(cell, parts) {
@@ -83,9 +83,9 @@ export class Table {
     this.table.append(title, top, this.body);
     this.nothing = Object.assign(document.createElement("p"), {className: "empty", textContent: empty});
     place.append(this.nothing, this.table);
-    if (scrolls !== undefined) {
+    this.scrolling = scrolls === undefined ? null : place;
+    if (this.scrolling) {
       place.classList.add("scrolls");
-      place.tabIndex = 0;
       setAttribute(place, "role", "region");
       setAttribute(place, "aria-label", caption);
     }
@@ -96,6 +96,7 @@ export class Table {
   fill(rows) {
     this.table.hidden = !rows.length;
     this.nothing.hidden = rows.length > 0;
+    if (this.scrolling) setAttribute(this.scrolling, "tabindex", rows.length ? 0 : null); // by keyboard, too
     fillList(this.body, rows, (cells) => this.makeRow(cells), (row, cells) => {
       cells.forEach((parts, index) => tellCell(row.children[index], parts));
     });
@@ -110,9 +111,5 @@ export class Table {
       row.append(cell);
     });
     return row;
-  }
-
-  refuse(text) {
-    setText(this.nothing, text);
   }
 }

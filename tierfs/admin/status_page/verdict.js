@@ -10,9 +10,12 @@ const A_DAY_S = 86400;
 const LITTLE_ROOM_BYTES = 2 ** 30;
 // An error of a quarter of an hour ago may be over.
 const LATELY_S = 900;
+// So many are named by `status`.
+const MOST_FAILING = 20;
 
-function check(name, level, text) {
-  return {name, level, text};
+// `brief` is for the one line above all checks, `more` goes on with it.
+function check(name, level, brief, more = "") {
+  return {name, level, brief, text: brief + more};
 }
 
 function mountCheck({status}) {
@@ -21,7 +24,7 @@ function mountCheck({status}) {
   return check("Mount", "good", `serves${status.read_only ? ", read-only" : ""}${again}`);
 }
 
-function bucketCheck({status}) {
+function bucketCheck({status, activity}) {
   const kinds = Object.entries(status.breaker ?? {});
   if (!kinds.length) return check("Bucket", "unknown", "not known: the process that talks to it is being started");
   const away = kinds.filter(([, one]) => one.state === "open");
@@ -30,15 +33,16 @@ function bucketCheck({status}) {
   if (found) {
     const what = away.length + tried.length === kinds.length ? "" : ` to ${kind}`;
     const verb = away.length ? "does not answer" : "is tried again";
-    return check("Bucket", "trouble", `${verb}${what} since ${clock(found.since_ns)}: ${found.reason}`);
+    return check("Bucket", "trouble", `${verb}${what} since ${clock(found.since_ns)}`, `: ${found.reason}`);
   }
   const failing = kinds.find(([, one]) => one.failures > 0);
   if (failing) {
     const times = failing[1].failures === 1 ? "the last request failed" : `the last ${number(failing[1].failures)} requests failed`;
-    return check("Bucket", "watch", `${times}: ${failing[1].reason}`);
+    return check("Bucket", "watch", times, `: ${failing[1].reason}`);
   }
-  const median = status.store_io?.first_byte?.p50_s;
-  return check("Bucket", "good", isKnown(median) ? `answers, half of the time within ${duration(median)}` : "answers");
+  const late = Object.entries(activity?.store?.requests ?? {}).filter(([, one]) => isKnown(one.p99_s));
+  const [name, slowest] = late.sort(([, one], [, other]) => other.p99_s - one.p99_s)[0] ?? [];
+  return check("Bucket", "good", slowest ? `answers, the slowest of late within ${duration(slowest.p99_s)} (${name})` : "answers");
 }
 
 function leaseCheck({status}) {
@@ -49,7 +53,7 @@ function leaseCheck({status}) {
   }
   if (lease.state === "held") return check("Lease", "good", `held since ${clock(lease.taken_ns)}`);
   const level = lease.state === "waiting" ? "watch" : "trouble";
-  return check("Lease", level, `${lease.state}: ${lease.reason || "nothing is archived or deleted in the bucket"}`);
+  return check("Lease", level, `${lease.state}, so nothing is archived or deleted in the bucket`, `: ${lease.reason}`);
 }
 
 function roomCheck({status}) {
@@ -58,10 +62,9 @@ function roomCheck({status}) {
   const outlook = runway.is_down ? runway.down : runway.up;
   const free = `${size(runway.free_bytes)} free`;
   if (outlook.state === "filling") {
-    const pace = `full in ${hours(outlook.seconds)} at ${rate(outlook.bytes_per_second)}`;
-    const why = runway.is_down ? ", as nothing can be released now" : "";
+    const pace = ` at ${rate(outlook.bytes_per_second)}${runway.is_down ? ", as nothing can be released now" : ""}`;
     const level = outlook.seconds < LITTLE_TIME_S ? "trouble" : outlook.seconds < A_DAY_S ? "watch" : "good";
-    return check("SSD", level, `${pace}${why}; ${free}`);
+    return check("SSD", level, `full in ${hours(outlook.seconds)}`, `${pace}; ${free}`);
   }
   if (runway.free_bytes < LITTLE_ROOM_BYTES) return check("SSD", "watch", `only ${free}`);
   if (outlook.state === "steady") return check("SSD", "good", `not filling; ${free}`);
@@ -70,7 +73,7 @@ function roomCheck({status}) {
 
 function filesCheck({status}) {
   const lost = status.lost?.files ?? 0;
-  if (lost) return check("Files", "trouble", `the bytes of ${files(lost)} are gone from the bucket (${size(status.lost.bytes)})`);
+  if (lost) return check("Files", "trouble", `the bytes of ${files(lost)} are gone from the bucket`, ` (${size(status.lost.bytes)})`);
   const corrupt = status.cold_reads?.corrupt_chunks ?? 0;
   if (corrupt) return check("Files", "watch", `nothing is lost; ${number(corrupt)} chunks came damaged and were not used`);
   return check("Files", "good", "nothing is lost");
@@ -82,22 +85,22 @@ function errorsCheck({status, activity}, nowMs) {
   const parts = [];
   const told = lately.filter((one) => one.operation !== "background").length;
   if (told) parts.push(`programs were told of ${told === 1 ? "an error" : `${number(told)} errors`} in the last ${span(LATELY_S)}`);
-  if (failing) parts.push(`${failing === 1 ? "1 file" : `${failing} files`} could not be moved`);
+  if (failing) parts.push(`${files(failing)}${failing < MOST_FAILING ? "" : " or more"} could not be moved`);
   if (parts.length) return check("Errors", "watch", parts.join("; "));
   const before = status.errors?.reads ?? 0;
   return check("Errors", "good", before ? `none lately; ${number(before)} before` : "none");
 }
 
-function readsCheck({status, derived}) {
+function readsCheck({status, activity, derived}) {
   const storming = (status.cold_readers ?? []).filter((one) => one.is_storm);
   if (storming.length) {
     const one = storming[0];
-    return check("Cold reads", "watch", `a storm: ${one.command} (${one.pid}) had ${size(one.bytes)} fetched in a minute`);
+    return check("Cold reads", "watch", `a storm of ${one.command}`, ` (process ${one.pid}): ${size(one.bytes)} in a minute`);
   }
-  const slow = status.cold_reads?.waits?.p99_s;
-  if (!isKnown(slow)) return check("Cold reads", "good", "none yet");
-  const hits = isKnown(derived?.hit_rate) ? `${percent(derived.hit_rate)} from the cache; ` : "";
-  return check("Cold reads", "good", `${hits}99 of 100 waits end within ${duration(slow)}`);
+  const slow = activity?.cold_waits?.p99_s;
+  const hits = isKnown(derived?.hit_rate) ? `; ${percent(derived.hit_rate)} of all chunks were in the cache` : "";
+  const words = isKnown(slow) ? `of late 99 of 100 waited ${duration(slow)} at most` : "nobody waited of late";
+  return check("Cold reads", "good", words + hits);
 }
 
 const CHECKS = [mountCheck, bucketCheck, leaseCheck, roomCheck, filesCheck, errorsCheck, readsCheck];
@@ -108,5 +111,5 @@ export function verdictOf(model, nowMs) {
   const level = LEVELS[Math.max(...checks.map((one) => LEVELS.indexOf(one.level)))];
   const bad = checks.filter((one) => one.level === level);
   const all = "The mount serves, the bucket answers, nothing is lost and nothing fails.";
-  return {level, checks, text: level === "good" ? all : bad.map((one) => `${one.name}: ${one.text}.`).join(" ")};
+  return {level, checks, text: level === "good" ? all : bad.map((one) => `${one.name}: ${one.brief}.`).join(" ")};
 }
