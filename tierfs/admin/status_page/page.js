@@ -18,6 +18,7 @@ const PATIENCE_MS = 15_000;
 const SLOW_MS = 30_000;
 const SLOW_SHARE = 50;
 const MOST_POINTS = 720;
+const UNSEEN = "The kernel passes hot files through: what is read and written of them is not seen here.";
 const HELD = {pace: "tierfs-pace", theme: "tierfs-theme"};
 
 const model = {status: null, activity: null, jobs: null, plan: null, cost: null, events: [], derived: {}, isFew: false};
@@ -226,7 +227,7 @@ function renderTraffic() {
     setText(total, `${show.shown(traffic.totals[name], kind)} in all`);
   });
   const since = activity ? `Totals since ${show.date(activity.since_ns)}.` : "The worker tells nothing of it.";
-  setText($("traffic-note"), activity?.unseen ? `${since} Not seen: ${activity.unseen}.` : since);
+  setText($("traffic-note"), activity?.unseen ? `${since} ${UNSEEN}` : since);
 }
 
 function makeTile() {

@@ -40,9 +40,11 @@ function bucketCheck({status, activity}) {
     const times = failing[1].failures === 1 ? "the last request failed" : `the last ${number(failing[1].failures)} requests failed`;
     return check("Bucket", "watch", times, `: ${failing[1].reason}`);
   }
+  // Renewals pass by the breaker; while there is no lease, little else is asked.
+  if (["lapsed", "unreached"].includes(status.lease?.state)) return check("Bucket", "trouble", "not reached to renew the lease");
   const late = Object.entries(activity?.store?.requests ?? {}).filter(([, one]) => isKnown(one.p99_s));
   const [name, slowest] = late.sort(([, one], [, other]) => other.p99_s - one.p99_s)[0] ?? [];
-  return check("Bucket", "good", slowest ? `answers, the slowest of late within ${duration(slowest.p99_s)} (${name})` : "answers");
+  return check("Bucket", "good", slowest ? `answers, the slowest of late within ${duration(slowest.p99_s)} (${name})` : "nothing was asked of late");
 }
 
 function leaseCheck({status}) {
@@ -81,12 +83,13 @@ function filesCheck({status}) {
 
 function errorsCheck({status, activity}, nowMs) {
   const lately = (activity?.errors ?? []).filter((one) => nowMs / 1e3 - one.at_ns / 1e9 < LATELY_S);
-  const failing = Object.keys(status.errors?.files ?? {}).length;
+  const reasons = Object.values(status.errors?.files ?? {});
+  const failing = reasons.length;
   const parts = [];
   const told = lately.filter((one) => one.operation !== "background").length;
   if (told) parts.push(`programs were told of ${told === 1 ? "an error" : `${number(told)} errors`} in the last ${span(LATELY_S)}`);
   if (failing) parts.push(`${files(failing)}${failing < MOST_FAILING ? "" : " or more"} could not be moved`);
-  if (parts.length) return check("Errors", "watch", parts.join("; "));
+  if (parts.length) return check("Errors", "watch", parts.join("; "), failing ? `: ${reasons[0]}` : "");
   const before = status.errors?.reads ?? 0;
   return check("Errors", "good", before ? `none lately; ${number(before)} before` : "none");
 }
@@ -110,6 +113,6 @@ export function verdictOf(model, nowMs) {
   const checks = CHECKS.map((one) => one(model, nowMs));
   const level = LEVELS[Math.max(...checks.map((one) => LEVELS.indexOf(one.level)))];
   const bad = checks.filter((one) => one.level === level);
-  const all = "The mount serves, the bucket answers, nothing is lost and nothing fails.";
+  const all = "The mount serves, nothing is lost, and nothing fails.";
   return {level, checks, text: level === "good" ? all : bad.map((one) => `${one.name}: ${one.brief}.`).join(" ")};
 }
