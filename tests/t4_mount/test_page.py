@@ -31,7 +31,7 @@ EVIL = "<img src=x onerror=\"document.title='owned'\">\u202e\x1b[31m"
 LONG = "a-directory-with-a-rather-long-name/" * 4 + "x" * 150
 FLAGS = (
     *("--auto-archive", "--policy-interval", "1h", "--max-retries", "0", "--timeout", "3s", "--lease", "1h"),
-    *("--breaker-failures", "2", "--breaker-pause", "1s"),
+    *("--breaker-failures", "2", "--breaker-pause", "1s", "--settle", "0s"),
 )
 #: Figures that never go down.
 TOTALS = ("store_io.bytes_uploaded", "store_io.bytes_downloaded", "cache.hits", "cache.misses")
@@ -77,6 +77,7 @@ def show(browser: Browser, mount: Mount) -> str:
     """The page, as who types the address of the mount gets it: the origin."""
     address = mount.status()["api"]
     browser.get(f"http://operator:{TOKEN}@{address}/")
+    Select(browser.driver.find_element(By.ID, "pace")).select_by_value("1")
     wait_for_answers(browser, 1)
     return f"http://{address}/"
 

@@ -100,7 +100,7 @@ export const TRAFFIC = [
   ["written_hot", "Written", true],
   ["grown_hot", "Hot tier grows by", false],
   ["read_cold", "Read from cold files"],
-  ["read_cached", "of it from the cache"],
+  ["read_cached", "Taken from the cache"],
   ["downloaded", "Downloaded"],
   ["uploaded", "Uploaded"],
 ];
