@@ -47,6 +47,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
                        is_storm}]: what had to be fetched in the last minute, and for whom; the busiest first.
                        restored: of the bytes, for files that it writes to; denied: how often it was refused
     budgets            {hydrate, limited, restore, restore_limit}: {waiting, waited_s}; those that are set
+    hot_disk           {size, free, level, high, low}: level is what the watermarks high and low are compared with
     runway             {free_bytes, releasable_bytes, history_s, up, down, is_down}; up, down (the store): {state,
                        bytes_per_second, seconds}: until the hot tier is full; state: unknown, steady or filling
     queue              {archiving, restoring, deletions, moves}: what waits for the bucket
