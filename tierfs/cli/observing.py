@@ -33,7 +33,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
 
     \b
     mountpoint, store, hot_directory, state_directory, api, version   text
-    hot, warm, cold    {files, bytes}
+    hot, warm, cold    {files, bytes}; hot_disk: {size, free, level, high, low}, the filesystem of the hot tier
     as_of_ns           when hot files were looked at, ns since the epoch; in a large tree by the policy's last pass
     lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which
     cold_reads         {reads, bytes_asked, bytes_fetched, gets, waits, deadline_misses, retries, corrupt_chunks};
@@ -47,7 +47,6 @@ def status(mountpoint: str | None, as_json: bool) -> int:
                        is_storm}]: what had to be fetched in the last minute, and for whom; the busiest first.
                        restored: of the bytes, for files that it writes to; denied: how often it was refused
     budgets            {hydrate, limited, restore, restore_limit}: {waiting, waited_s}; those that are set
-    hot_disk           {size, free, level, high, low}: level is what the watermarks high and low are compared with
     runway             {free_bytes, releasable_bytes, history_s, up, down, is_down}; up, down (the store): {state,
                        bytes_per_second, seconds}: until the hot tier is full; state: unknown, steady or filling
     queue              {archiving, restoring, deletions, moves}: what waits for the bucket

@@ -180,6 +180,7 @@ class Activity:
             if opens or sizes or self._hottest.uses:
                 fewer = await _fewer(opens), await _fewer(sizes)
                 self._hottest = self._hottest.later(*fewer, self._figures.engine.tier.now())
+                await trio.lowlevel.checkpoint()
 
     def _hot_files(self) -> list[Mapping[str, object]]:
         return list(islice(self._named(), _MOST_FILES))
@@ -208,7 +209,7 @@ class Activity:
 
     def _errors(self) -> Sequence[Mapping[str, object]]:
         """What applications were told, and what failed that tierfs does by itself or for an operator."""
-        told = [(one.at_ns, one.operation, one.path, one.error) for one in self._sight.told()]
+        told = [(one.at_ns, one.operation, one.path, one.error) for one in list(self._sight.told())[-_MOST_ERRORS:]]
         failures = self._figures.engine.tier.events.failures
         own = [(one.at_ns, "background", one.path, one.reason) for one in failures]
         return [
