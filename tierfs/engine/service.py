@@ -118,10 +118,13 @@ class Operator(Oversight):
                 return Outcome(path, "unchanged", "kept hot by a pattern")
             return await self._outcome(path, moving, path in named)
 
-        async with trio.open_nursery() as nursery, receive:
-            nursery.start_soon(self._move_all, files, work, send)
-            async for outcome in receive:
-                yield outcome
+        try:
+            async with trio.open_nursery() as nursery, receive:
+                nursery.start_soon(self._move_all, files, work, send)
+                async for outcome in receive:
+                    yield outcome
+        except* GeneratorExit:
+            pass  # nobody wants the rest; the nursery makes an error of that, which is none
 
     async def leave(self) -> AsyncGenerator[Total | Outcome, None]:
         """Pin everything, then restore everything; see move(). NotEligible where there is no room for it."""
