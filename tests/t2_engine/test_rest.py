@@ -390,6 +390,14 @@ async def test_events_are_lines_or_server_sent(world: World) -> None:
         assert json.loads(data.removeprefix("data: ")) == events[-1]
 
 
+async def test_what_a_browser_saw_last_is_a_number(world: World) -> None:
+    async with staged(world) as stage:
+        for seen in ("9" * 5000, "9" * 19, "-1", "x", "1.0"):
+            answer = await stage.http.get(f"{TIERED}/events", headers={"last-event-id": seen})
+            assert "is not a number" in stage.checked(answer, 400)["error"]["message"]
+        assert (await stage.http.get(f"{TIERED}/events", headers={"last-event-id": ""})).status_code == 200
+
+
 async def test_who_follows_hears_what_happens(world: World) -> None:
     async with staged(world) as stage:
         await stage.machine.write(b"f", b"x")

@@ -126,9 +126,7 @@ class Work:
         Numbers rise; who comes back says the last one that it has seen (or its browser does, as Last-Event-ID).
         """
         is_sent = _SERVER_SENT in request.headers.get("accept", "")
-        seen = request.headers.get("last-event-id", "")
-        if seen.isascii() and seen.isdigit():
-            after = max(after, int(seen))
+        after = max(after, wire.checked_number(request.headers.get("last-event-id")))
         return EventStream(self._mounted.operator.events(after, follow), is_sent)
 
 

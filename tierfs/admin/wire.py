@@ -164,9 +164,9 @@ def checked_verb(value: object) -> Verb:
 
 
 def checked_number(value: str | None) -> int:
-    """A number in the query of a request, 0 where there is none. ControlError."""
-    if value is not None and not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_NUMBER):
-        raise ControlError(f"{value!r} is not a number")
+    """A number in the query or a header of a request, 0 where there is none. ControlError."""
+    if value and not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_NUMBER):
+        raise ControlError(f"{value[:80]!r} is not a number")
     return int(value or 0)
 
 
