@@ -110,6 +110,19 @@ async def test_the_next_worker_says_what_the_one_before_did_not_end(world: World
         assert machine.catalog.fact(jobs_module.JOBS) == "[]"
 
 
+@pytest.mark.parametrize(
+    "noted", ['[["0123abcd", "release", 5, "more"]]', '{"jobs": []}', "5", "[[1, 2, null]]", "no json"]
+)
+async def test_what_another_version_noted_keeps_no_worker_from_serving(world: World, noted: str) -> None:
+    async with world.running() as machine:
+        machine.catalog.state_fact(jobs_module.JOBS, noted)
+    async with operating(world) as (machine, operator):
+        assert await operator.jobs() == []
+        await written(machine, b"a")
+        begun = await operator.start_job("archive", [b"a"], False)
+        assert (await ended(operator, begun.id)).state == "done"
+
+
 async def test_the_last_ones_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_module, "_MOST_ENDED", 2)
     async with operating(world) as (_, operator):
