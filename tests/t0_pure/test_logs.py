@@ -164,6 +164,15 @@ def test_how_many_there_were_is_said_without_another_line() -> None:
     similar.close()
 
 
+def test_a_line_that_is_written_wrongly_ends_nobody() -> None:
+    kept = Kept()
+    similar = Similar(kept, lines=1, while_s=3600)
+    for text in ("a", "b"):
+        similar.handle(record("%d", text))
+    similar.close()
+    assert [line.args for line in kept.lines] == [("a",)]
+
+
 def test_events_are_alike_by_what_changes() -> None:
     kept = Kept()
     similar = Similar(kept, lines=1, while_s=3600)

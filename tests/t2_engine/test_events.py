@@ -229,6 +229,19 @@ async def test_lines_of_other_threads_are_events_too(caplog: pytest.LogCaptureFi
     assert [event.reason for event in events.since(0)] == ["from afar"]
 
 
+async def test_a_line_that_is_no_event_after_all_ends_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither who writes it nor, from another thread, the loop."""
+    events = Events(lambda: 0)
+    log, wrong = logging.getLogger("tierfs.x"), {"event": {"kind": "unfit", "unheard_of": 1}}
+    with collected(events):
+        log.warning("from here", extra=wrong)
+        await trio.to_thread.run_sync(lambda: log.warning("from afar", extra=wrong))
+        await trio.testing.wait_all_tasks_blocked()
+        log.warning("well", extra=happened("unfit"))
+    assert [event.reason for event in events.since(0)] == ["well"]
+    assert capsys.readouterr().err.count("unheard_of") >= 2
+
+
 def test_an_event_as_a_line_and_as_fields() -> None:
     event = EventReport(9, 1, "residency", b"d/a", "archiving", "mirrored", "why", 10, 1_500_000_000)
     assert line_of(event) == "d/a: archiving to mirrored, 10 bytes in 1.5 s: why"

@@ -78,11 +78,13 @@ class Similar(logging.Handler):
         """The end of a while: one line for those that were counted."""
         kind = self._kinds.pop(key, None)
         if kind and kind.last:
-            more = kind.count - self._lines
-            text = (
-                f"{more} similar lines in {kind.last.created - kind.since_s:.0f} s, the last: {kind.last.getMessage()}"
-            )
-            told = {**vars(kind.last), "msg": text, "args": (), "similar": more}
+            more, last = kind.count - self._lines, kind.last
+            try:
+                text = f"{more} similar lines in {last.created - kind.since_s:.0f} s, the last: {last.getMessage()}"
+            except Exception:  # as any handler: a line that is written wrongly is no reason to end whoever writes it
+                self.handleError(last)
+                return
+            told = {**vars(last), "msg": text, "args": (), "similar": more}
             self._target.handle(logging.makeLogRecord(told))
 
 
