@@ -29,13 +29,14 @@ def toml_of_setting(name: str, value: Any) -> str:
 
 def settings_file(where: Mapping[str, str], settings: Settings) -> str:
     """A settings file with all that a mount runs with. What is secret in a URL is *** in it."""
-    lines = [f"{name} = {toml_of(_shown(value))}" for name, value in where.items()]
+    lines = [f"{name} = {toml_of(shown(value))}" for name, value in where.items()]
     for name in Settings.model_fields:
         if name in HEADINGS:
             lines += ["", f"# {HEADINGS[name]}"]
-        lines.append(f"{name} = {toml_of_setting(name, _shown(getattr(settings, name)))}")
+        lines.append(f"{name} = {toml_of_setting(name, shown(getattr(settings, name)))}")
     return "\n".join([*lines, ""])
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
+    """The value of a setting as whoever may see settings may see it."""
     return shown_setting(value) if type(value) is str else value
