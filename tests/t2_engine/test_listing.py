@@ -4,6 +4,7 @@ import os
 import random
 
 import pytest
+import trio
 
 from tests.assembly import Machine, World
 from tests.t2_engine.test_service import operator_of
@@ -17,7 +18,7 @@ PATHS = [b"a-b", b"a.x", b"a/b", b"a/b-c", b"a/c/d", b"a0", b"b\n", b"b/\xff\xfe
 
 
 def listing_of(machine: Machine) -> Listing:
-    return Listing(machine.tree, operator_of(machine))
+    return Listing(machine.tree, operator_of(machine).entries)
 
 
 async def fill(machine: Machine) -> None:
@@ -53,6 +54,25 @@ async def test_a_prefix_is_that_of_the_path(world: World, prefix: bytes) -> None
         for after in (b"", b"a/b", b"a0", b"\xff"):
             found = [one.entry.path for one in await listing_of(machine).page(prefix, after, 100)]
             assert found == [path for path in PATHS if path.startswith(prefix) and path > after]
+
+
+async def test_a_listing_takes_no_thread_that_a_write_may_need(world: World) -> None:
+    """Threads for fsync and the catalog are few; who lists the tree from elsewhere waits for those before it."""
+    async with world.running() as machine:
+        await fill(machine)
+        shelf, theirs = listing_of(machine), trio.to_thread.current_default_thread_limiter()
+        borrowers = [object() for _ in range(int(theirs.total_tokens))]
+        for one in borrowers:
+            theirs.acquire_on_behalf_of_nowait(one)
+        try:
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(shelf.page, b"", b"", 100)
+                assert len(await shelf.matching(["*"])) == len(PATHS)
+        finally:
+            for one in borrowers:
+                theirs.release_on_behalf_of(one)
 
 
 async def test_a_file_is_found_with_its_etag(world: World) -> None:

@@ -31,7 +31,7 @@ def api_of(tree: Tree, operator: Operator, settings: Settings) -> Later:
         from tierfs.admin import rest
         from tierfs.admin.answers import Mounted
 
-        return rest.application(Mounted(operator, Listing(tree, operator), settings))
+        return rest.application(Mounted(operator, Listing(tree, operator.entries), settings))
 
     return Later(build)
 

@@ -41,7 +41,7 @@ class Operator(Oversight):
         self._engine = engine
         self.facts = facts
         self.figures = Figures(engine, facts, observe)
-        self._entries = Entries(engine.tree, engine.hydrator, engine.daemon)
+        self.entries = Entries(engine.tree, engine.hydrator, engine.daemon)
 
     # -- status --------------------------------------------------------------------------------------------------
 
@@ -67,10 +67,10 @@ class Operator(Oversight):
             if found is None:
                 yield Outcome(path, "failed", "no such file")
             elif not stat.S_ISDIR(found.st.st_mode):
-                yield await self._entries.of(path, found, around)
+                yield await self.entries.of(path, found, around)
             else:
                 for below, inside in self._below(path, recursive):
-                    yield await self._entries.of(below, inside, around)
+                    yield await self.entries.of(below, inside, around)
 
     def _find(self, path: bytes) -> Found | None:
         try:
