@@ -73,6 +73,25 @@ async def test_a_request_is_answered(nursery: trio.Nursery) -> None:
     assert answer.endswith(b"\r\n\r\n4")
 
 
+async def test_an_upgrade_to_http_2_is_not_taken(nursery: trio.Nursery) -> None:
+    """Some clients offer it with every request."""
+    address = await begin(nursery, echo)
+    offer = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"]
+    stream = await trio.open_tcp_stream(*address)
+    await stream.send_all("\r\n".join(["GET / HTTP/1.1", "Host: x", *offer, "", ""]).encode())
+    answer = bytes(await stream.receive_some(1000))
+    assert answer.startswith(b"HTTP/1.1 200")
+    await stream.aclose()
+
+
+async def test_who_speaks_http_2_is_hung_up_on(nursery: trio.Nursery) -> None:
+    address = await begin(nursery, echo, Patience(head_s=3600))
+    settings = b"\0\0\6\4\0\0\0\0\0" + b"\0\4\0\0\0\0"  # INITIAL_WINDOW_SIZE 0: RFC 9113, 6.5
+    with trio.fail_after(60):
+        answer = await asked(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+    assert not answer.startswith(b"\0")
+
+
 async def test_so_many_connections_and_no_more(nursery: trio.Nursery) -> None:
     address = await begin(nursery, echo, Patience(connections=2))
     async with await trio.open_tcp_stream(*address) as first, await trio.open_tcp_stream(*address) as second:
