@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 import httpx
+import pytest
 import trio
 
 from tests.assembly import Machine, World
 from tests.t2_engine.test_service import operator_of
-from tierfs.admin import wire
+from tierfs.admin import rest_work, wire
 from tierfs.admin.control import serve
 from tierfs.admin.gateway import Gateway, api_of
 from tierfs.core.config import Settings
@@ -236,6 +237,8 @@ SENSELESS: list[object] = [
     {"globs": []},
     {"segment_path": "\ud800"},
     {"globs": ["\ud800*"]},
+    {"globs": ["*"] * 101},
+    {"globs": ["x" * 20_000]},
     {"segment_path": "a", "recursive": "yes"},
     {"segment_path": "a", "recursive": 1},
     {"segment_path": "a", "asynchronous": None},
@@ -312,6 +315,18 @@ async def test_what_is_the_store_s_fault_is_said_to_be_so(world: World) -> None:
             assert str(error) in refused["error"]["message"]
             assert (await stage.post("archive", segment_paths=["f"]))["failed"] == 1
             world.store.heal()
+
+
+async def test_of_many_files_the_first_are_listed_and_all_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_work, "_MOST_LISTED", 2)
+    async with staged(world) as stage:
+        for name in (b"1", b"2", b"3", b"empty"):
+            await stage.machine.write(name, b"" if name == b"empty" else b"x")
+        moved = await stage.post("archive", globs=["*"])
+        assert [moved[name] for name in ("files", "done", "unchanged", "failed")] == [4, 3, 0, 1]
+        assert (len(moved["segments"]), moved["omitted"]) == (2, 2)
 
 
 async def test_globs_stand_for_files(world: World) -> None:
