@@ -73,13 +73,15 @@ def test_the_api_agrees_with_status(mount: Mount) -> None:
     assert asked(mount, "/api/v1/tiered/segments/cold", token="x").status_code == 401
 
 
-def test_the_next_worker_listens_too() -> None:
+def test_the_next_worker_listens_too_and_has_a_new_token() -> None:
     with directory() as home, mounted(plan_of(home)) as mount:
         address = mount.status()["api"]
         assert address.startswith("127.0.0.1:")
+        (home / "token").write_text(f"another-{TOKEN}")
         pid = mount.kill_worker()
         mount.wait_taken_over(pid)
-        assert figures(mount)["total_segments"] == 0
+        assert asked(mount, "/api/v1/tiered/stats", f"another-{TOKEN}").json()["total_segments"] == 0
+        assert asked(mount, "/api/v1/tiered/stats").status_code == 401
 
 
 def test_a_mount_whose_token_is_no_secret_is_refused() -> None:

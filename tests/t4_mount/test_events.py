@@ -133,8 +133,8 @@ def test_who_follows_is_told_as_it_happens_over_a_take_over_until_the_mount_is_g
         wait_until(lambda: follower.found)
         mount.make_cold(mount.path / "one", b"1")
         wait_until(lambda: changes(follower.found, mount.path / "one")[-1:] == [("mirrored", "cold")])
-        mount.make_cold(mount.path / "large", bytes(1 << 20))
-        held = mount.client.start_job("restore", [b"large"], recursive=False)  # for a quarter of an hour
+        mount.make_cold(mount.path / "large", bytes(4 * CHUNK))
+        held = mount.client.start_job("restore", [b"large"], recursive=False)  # one chunk comes, the others in an hour
         mount.wait_taken_over(mount.kill_worker())
         (job,) = mount.client.jobs()
         assert (job.id, job.state, job.verb) == (held.id, "cancelled", "restore")
