@@ -8,12 +8,12 @@ from typing import Any, Self
 from tierfs.core.histogram import Doublings
 
 #: Those of a mount's facts that say where it is.
-WHERE = ("mountpoint", "store", "hot_directory", "state_directory", "api")
+WHERE = ("mountpoint", "store", "hot_directory", "state_directory")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a mount knows of itself and its surroundings; `api` is where it listens on TCP, empty for nowhere."""
+    """What a mount knows of itself and its surroundings."""
 
     mountpoint: str
     store: str
@@ -23,10 +23,9 @@ class Facts:
     worker_pid: int
     supervisor_pid: int
     passthrough: str = "off"
-    api: str = ""
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], version: str, passthrough: str, api: str) -> Self:
+    def of(cls, request: Mapping[str, Any], version: str, passthrough: str) -> Self:
         """The facts of a mount that was asked for like this, and is served by this process."""
         return cls(
             mountpoint=request["mountpoint"],
@@ -37,7 +36,6 @@ class Facts:
             worker_pid=os.getpid(),
             supervisor_pid=request["supervisor_pid"],
             passthrough=passthrough,
-            api=api,
         )
 
 
@@ -59,6 +57,7 @@ class Observations:
     """What the mount saw until now; counts since the worker started, but for what is open now.
 
     `errors` are the read_errors by the class of the error; `answered` is how long operations took, by their names.
+    `api` is where the mount listens on TCP now, empty for nowhere.
     """
 
     read_errors: int
@@ -72,6 +71,7 @@ class Observations:
     succession: Succession = Succession()
     errors: Mapping[str, int] = field(default_factory=dict)
     answered: Mapping[str, Doublings] = field(default_factory=dict)
+    api: str = ""
 
 
 NOTHING_SEEN = Observations(0, [], {}, {}, 0, 0, 0)
