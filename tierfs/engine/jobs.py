@@ -170,10 +170,10 @@ class Jobs:
         self._note()
 
     def _note(self) -> None:
-        """Write down which ones run. A catalog that cannot be written to is said elsewhere."""
-        running = [(one.id, one.verb, one.begun_ns) for one in self.all() if one.state == "running"]
+        """Write down which ones run, or end with this worker. A catalog that cannot be written to is said elsewhere."""
+        left = [one for one in self.all() if one.state == "running" or one.reason == _ENDED]
         with suppress(CatalogError):
-            self._tier.catalog.state_fact(JOBS, json.dumps(running))
+            self._tier.catalog.state_fact(JOBS, json.dumps([(one.id, one.verb, one.begun_ns) for one in left]))
 
     def _say_interrupted(self) -> None:
         for job_id, verb, begun_ns in _noted(self._tier.catalog.fact(JOBS) or "[]"):

@@ -183,6 +183,8 @@ class Operator(Oversight):
             for path, _ in files:  # a task for each of them at once would take gigabytes
                 turn = object()
                 await limit.acquire_on_behalf_of(turn)
+                if self._engine.daemon.is_leaving:
+                    await trio.sleep_forever()  # this worker is about to end: what it begins now would be cut off
                 nursery.start_soon(one, path, turn)
 
     async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
