@@ -20,7 +20,7 @@ from tierfs.engine.tree import Tree
 
 _LOG = logging.getLogger(__name__)
 
-_PAUSE_S = 5.0
+_PAUSE_S = 1.0
 
 
 def api_of(tree: Tree, operator: Operator, settings: Settings) -> Later:
