@@ -164,6 +164,19 @@ def test_how_many_there_were_is_said_without_another_line() -> None:
     similar.close()
 
 
+def test_lines_of_another_process_are_alike_by_what_they_were_made_of() -> None:
+    kept = Kept()
+    similar = Similar(kept, lines=1, while_s=3600)
+    for text, alike in (
+        ("GET a failed", "GET %s failed"),
+        ("GET b failed", "GET %s failed"),
+        ("the lease is lost", ""),
+    ):
+        similar.handle(record("%s", text, alike=alike))
+    assert kept.texts() == ["GET a failed", "the lease is lost"]
+    similar.close()
+
+
 def test_a_line_that_is_written_wrongly_ends_nobody() -> None:
     kept = Kept()
     similar = Similar(kept, lines=1, while_s=3600)

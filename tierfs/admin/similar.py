@@ -25,7 +25,8 @@ class _Kind:
 class Similar(logging.Handler):
     """Hands lines on to another handler; of those that are alike so many in a while, then how many more there were.
 
-    Alike are lines of one logger, level and template; of events: of one kind and change.
+    Alike are lines of one logger, level and template; of events: of one kind and change. A line that comes from another
+    process is text already: `alike` is the template that it had there.
     """
 
     def __init__(self, target: logging.Handler, lines: int = _LINES, while_s: float = _WHILE_S) -> None:
@@ -92,4 +93,4 @@ def _kind_of(record: logging.LogRecord) -> Hashable:
     fields = getattr(record, "fields", None)
     if fields:
         return (fields["kind"], fields["from"], fields["to"])
-    return (record.name, record.levelno, str(record.msg))
+    return (record.name, record.levelno, getattr(record, "alike", str(record.msg)))
