@@ -93,7 +93,7 @@ async def test_who_speaks_http_2_is_hung_up_on(nursery: trio.Nursery) -> None:
 
 
 async def test_so_many_connections_and_no_more(nursery: trio.Nursery) -> None:
-    address = await begin(nursery, echo, Patience(connections=2))
+    address = await begin(nursery, echo, Patience(head_s=3600, connections=2))
     async with await trio.open_tcp_stream(*address) as first, await trio.open_tcp_stream(*address) as second:
         for stream in (first, second):  # both are known to be served
             await stream.send_all(request("/"))
