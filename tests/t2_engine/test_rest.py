@@ -456,8 +456,12 @@ async def test_no_endpoint_answers_without_the_token(world: World) -> None:
         assert len(paths) > 10
         async with httpx.AsyncClient(base_url=stage.http.base_url, trust_env=False) as stranger:
             for path in [*paths, "/api/v1/openapi.json", "/api/v1/page", "/api/v1/page/", "/", "/none"]:
-                for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+                for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
                     assert (await stranger.request(method, path)).status_code == 401
+            key = {"sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+            headers = {"connection": "upgrade", "upgrade": "websocket"} | key
+            for path in ("/", paths[0]):
+                assert (await stranger.get(path, headers=headers)).status_code == 403
 
 
 async def test_the_page_has_everything_and_asks_nobody_else(world: World) -> None:
