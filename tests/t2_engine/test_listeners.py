@@ -4,10 +4,12 @@ import socket
 
 import pytest
 import trio
+from hypercorn.trio.worker_context import EventWrapper
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tierfs.admin import listeners
 from tierfs.admin.later import Later
 from tierfs.admin.limits import BodyLimit
 from tierfs.admin.listeners import Patience, address_of, listen_tcp, serve_tcp
@@ -116,6 +118,17 @@ async def test_who_does_not_take_an_answer_is_dropped(nursery: trio.Nursery) -> 
     while not await is_answered(address):  # its place is free again
         pass
     assert len(await said(slow)) < len(LARGE)
+
+
+async def test_an_answer_to_a_conversation_that_ends_is_no_defect() -> None:
+    """Who hangs up at that moment, with a token or without, would have a traceback written into the log."""
+    ours, theirs = trio.socket.socketpair()
+    stream = trio.SocketStream(ours)
+    with theirs, stream._send_conflict_detector:  # as while its end is sent
+        watched = listeners.WatchedStream(stream, None, EventWrapper())
+        with pytest.raises(trio.BrokenResourceError, match="ends"):
+            await watched.send_all(b"answer")
+    await stream.aclose()
 
 
 @pytest.mark.parametrize(("size", "status"), [(10, b"200"), (11, b"413"), (1 << 20, b"413")])

@@ -149,10 +149,16 @@ class WatchedStream:
         """Send all of it. BrokenResourceError where the peer does not take it."""
         for begin in range(0, len(data), _PIECE_BYTES):
             with trio.move_on_after(self._piece_s) as patience:
-                await self._stream.send_all(data[begin : begin + _PIECE_BYTES])
+                await self._send(data[begin : begin + _PIECE_BYTES])
             if patience.cancelled_caught:
                 self.socket.close()
                 raise trio.BrokenResourceError(f"the client took nothing for {self._piece_s:g} s")
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BusyResourceError:  # hypercorn sends one thing at a time: what goes on is the end
+            raise trio.BrokenResourceError("the conversation ends") from None
 
 
 async def _close_when_cancelled(stream: trio.SocketStream) -> None:
