@@ -9,6 +9,7 @@ import trio
 from tests.assembly import Machine, World
 from tests.t2_engine.test_service import operator_of
 from tierfs.core.errors import ControlError
+from tierfs.core.reports import DEEPEST
 from tierfs.core.residency import Residency
 from tierfs.engine import listing
 from tierfs.engine.listing import Listing
@@ -119,6 +120,23 @@ async def test_patterns_match_files_of_both_tiers(world: World, patterns: list[s
         found = await listing_of(machine).matching(patterns)
         assert len(found) == len(set(found))
         assert set(found) == paths
+
+
+async def test_directories_without_end_end_no_listing(world: World) -> None:
+    """Whoever may write to the tree can make them."""
+    async with world.running() as machine:
+        await machine.write(b"e", b"x")
+        fds = [os.open(world.hot, os.O_PATH)]
+        for _ in range(DEEPEST + 100):
+            os.mkdir(b"d", dir_fd=fds[-1])
+            fds.append(os.open(b"d", os.O_PATH, dir_fd=fds[-1]))
+        os.close(os.open(b"f", os.O_WRONLY | os.O_CREAT, dir_fd=fds[DEEPEST - 1]))
+        for fd in fds:
+            os.close(fd)
+        deepest = b"d/" * (DEEPEST - 1) + b"f"
+        shelf = listing_of(machine)
+        assert [one.entry.path for one in await shelf.page(b"", b"", 10)] == [deepest, b"e"]
+        assert set(await shelf.matching(["*"])) == {deepest, b"e"}
 
 
 async def test_patterns_that_match_too_much_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

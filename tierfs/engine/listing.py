@@ -2,7 +2,7 @@
 
 Both tiers are walked in a thread, hot directories by their own descriptors and the catalog by a connection of its own:
 a directory of 100,000 names is looked through without being felt. What changes meanwhile is seen or not, as in any
-listing; each file that is shown is looked at again.
+listing; each file that is shown is looked at again. What lies deeper than a request can name is not listed.
 """
 
 import errno
@@ -19,7 +19,7 @@ import trio
 
 from tierfs.core.errors import ControlError
 from tierfs.core.policy import matches
-from tierfs.core.reports import Entry
+from tierfs.core.reports import DEEPEST, Entry
 from tierfs.engine.entries import Entries
 from tierfs.engine.segments import Surroundings
 from tierfs.engine.tree import Tree
@@ -149,7 +149,8 @@ class Walk:
             for entry in self._hot.scan(directory):
                 path = join(directory, os.fsencode(entry.name))
                 if entry.is_dir(follow_symlinks=False):
-                    yield path + b"/"
+                    if path.count(b"/") + 2 <= DEEPEST:  # with the name of a file in it
+                        yield path + b"/"
                 elif entry.is_file(follow_symlinks=False):
                     yield path
         for name in self._view.cold_names(directory):
