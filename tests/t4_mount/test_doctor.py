@@ -25,6 +25,7 @@ from tests.faults import Fault, Kind
 from tests.mounting import Plan, directory, mounted
 from tests.proxy import in_front_of
 from tests.servers import REGION, S3Server, ServerMissing, free_port, moto, rclone
+from tests.t4_mount.modes import wait_until
 from tierfs.cli.exits import Exit
 from tierfs.core.lease import KEY, Lease, Owner
 
@@ -123,6 +124,75 @@ def stage(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         stage.hot.mkdir()
         stage.state.mkdir(mode=0o700)
         yield stage
+
+
+# -- a doctor who is interrupted ---------------------------------------------------------------------------------
+
+_BEGINS = """
+import os
+from functools import partial
+from pathlib import Path
+from tierfs.core.diagnosis import Diagnosis, Verdict
+from tierfs.doctor.examination import Examination, examine
+
+def look(place):
+    place.touch()
+    try:
+        while True:
+            yield Diagnosis("pid", Verdict.OK, str(os.getpid()))
+    finally:
+        place.unlink()
+
+for one in examine([Examination(name, partial(look, Path(name)), 100.0) for name in ("first", "second")]):
+    print(one.found, flush=True)
+"""
+
+
+def is_over(group: int) -> bool:
+    """Whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_what_was_begun_is_taken_back(tmp_path: Path, number: signal.Signals) -> None:
+    """The doctor is killed, or all of its group is told to end: each part ends, too, and leaves nothing."""
+    command = [sys.executable, "-c", _BEGINS]
+    doctor = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert doctor.stdout
+        doctor.stdout.readline()
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        if number == signal.SIGKILL:
+            doctor.kill()
+        else:
+            os.killpg(doctor.pid, number)
+        doctor.stdout.close()
+        doctor.wait(PATIENCE_S)
+        wait_until(lambda: is_over(doctor.pid))
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(doctor.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_leaves_nothing_in_the_bucket(stage: Stage) -> None:
+    """Between one action of IAM and the next."""
+    where = ("--endpoint-url", stage.server.endpoint_url, "--state", str(stage.state), "--cache-size", "1MiB")
+    command = [sys.executable, "-m", "tierfs", "doctor", stage.store, str(stage.hot), *where]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as doctor:
+        assert doctor.stdout
+        assert any("s3:PutObject" in line for line in doctor.stdout)
+        os.killpg(doctor.pid, signal.SIGINT)
+    wait_until(lambda: is_over(doctor.pid))
+    with stage.server.client() as client:
+        assert "Contents" not in client.list_objects_v2(Bucket=BUCKET)
+        assert not client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
 
 
 # -- what is wrong with the host ---------------------------------------------------------------------------------

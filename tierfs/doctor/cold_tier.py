@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from tierfs.core.diagnosis import (
 )
 from tierfs.core.errors import AccessDenied, BucketMissing, StoreError, TierfsError
 from tierfs.core.lease import KEY, Found
+from tierfs.doctor.examination import Diagnoses
 from tierfs.doctor.network import reach
 from tierfs.doctor.patient import Patient
 from tierfs.stores.address import StoreAddress, parse_store
@@ -35,7 +37,7 @@ _HOW_CREDENTIALS = (
 )
 
 
-def examine_cold_tier(patient: Patient) -> Iterator[Diagnosis]:
+def examine_cold_tier(patient: Patient) -> Diagnoses:
     """The store of the mount that is meant, if there is one. It is left as it was."""
     if patient.request is None:
         return
@@ -85,9 +87,10 @@ def _asked(bucket: "S3Examined", patient: Patient) -> Iterator[Diagnosis]:
     yield Diagnosis("credentials", Verdict.OK, f"from {found}")
     yield _region(bucket, patient)
     refused: set[str] = set()
-    for right in bucket.rights():
-        refused |= {right.action} if right.refusal else set()
-        yield judge_right(right)
+    with closing(bucket.rights()) as rights:  # who stops listening has it take back what it has written
+        for right in rights:
+            refused |= {right.action} if right.refusal else set()
+            yield judge_right(right)
     if not refused:  # else it would say the same, less well
         yield from _abilities(bucket.shortcomings())
     if "s3:GetObject" not in refused:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tierfs.core.diagnosis import Diagnosis, Room, Verdict, judge_hot_room, judge_state_room
 from tierfs.core.errors import CatalogError
 from tierfs.core.records import Fd
+from tierfs.doctor.examination import Diagnoses
 from tierfs.doctor.patient import Patient
 from tierfs.mount import kernel, trial
 from tierfs.stores.catalog_view import CatalogView
@@ -31,7 +32,7 @@ _MOST_FILES = 1 << 20  # of a cache that are counted
 _SAME_DEVICE = 1 << 16  # weighs more than any path is long
 
 
-def examine_hot(patient: Patient) -> Iterator[Diagnosis]:
+def examine_hot(patient: Patient) -> Diagnoses:
     """The hot directory, and whether the kernel could pass its files through."""
     request = patient.request
     if request is None:
@@ -149,7 +150,7 @@ def _try_passthrough(directory: int | None) -> Iterator[Diagnosis]:
         yield Diagnosis(subject, Verdict.OK, "tried: the kernel takes it")
 
 
-def examine_state(patient: Patient) -> Iterator[Diagnosis]:
+def examine_state(patient: Patient) -> Diagnoses:
     """The state directory, its disk, and the catalog."""
     if patient.request is None:
         return
