@@ -16,6 +16,8 @@ WINDOW_NS = 6 * 3_600 * 10**9
 #: Pairs of samples give the rate; below so many samples, or so short a time, one burst would be all of it.
 _FEWEST_SAMPLES = 6
 _SHORTEST_NS = 1_800 * 10**9
+#: Nearer to each other they say nothing more, and a worker that is started again and again would leave thousands.
+_NEAREST_NS = 150 * 10**9
 #: A warning comes a day ahead: room takes a person who looks in office hours, or a disk that has to be ordered.
 WARN_BELOW_S = 86_400.0
 
@@ -100,7 +102,10 @@ class Runway:
 def kept(samples: Sequence[Sample], sample: Sample) -> tuple[Sample, ...]:
     """The samples of the window, with one more; none that are not older than it (the clock was set back)."""
     earliest_ns = sample.at_ns - WINDOW_NS
-    return (*(one for one in samples if earliest_ns <= one.at_ns < sample.at_ns), sample)
+    found = [one for one in samples if earliest_ns <= one.at_ns < sample.at_ns]
+    if len(found) > 1 and found[-1].at_ns - found[-2].at_ns < _NEAREST_NS:
+        del found[-1]
+    return (*found, sample)
 
 
 def growth_of(samples: Sequence[Sample]) -> Growth | None:
