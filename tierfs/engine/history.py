@@ -5,12 +5,14 @@ costs the minutes since the last time.
 """
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import trio
 
 from tierfs.core.costs import Traffic
 from tierfs.core.errors import CatalogError
+from tierfs.core.policy import matches
 from tierfs.core.records import Record
 from tierfs.core.residency import Residency
 from tierfs.core.runway import Growth, Room, Runway, Sample, growth_of, kept, runway, samples_from, samples_json
@@ -108,14 +110,16 @@ class History:
             self._gone[days] = files + 1, size + record.object.size
 
     def _count_releasable(self) -> int:
-        settings = self._tier.settings
+        """Bytes of mirrored files that may go when room is needed; who has them open is left aside."""
+        settings, pins = self._tier.settings, self._tier.pins
         if settings.read_only or not settings.auto_archive:
             return 0
-        view = CatalogView(self._tier.catalog.path)
-        try:
-            return view.tally([Residency.MIRRORED]).bytes
-        finally:
-            view.close()
+        with closing(CatalogView(self._tier.catalog.path)) as view:
+            if not (settings.keep_hot or pins):
+                return view.tally([Residency.MIRRORED]).bytes
+            return sum(
+                size for path, size in view.mirrored() if not (matches(path, settings.keep_hot) or pins.cover(path))
+            )
 
     def _write(self) -> None:
         # Some kilobytes into the page cache; a thread would take longer to begin.
