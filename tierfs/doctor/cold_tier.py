@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from tierfs.cold import s3_settings
 from tierfs.core.diagnosis import (
     Diagnosis,
-    Room,
     Verdict,
     judge_lease,
     judge_right,
@@ -22,6 +21,7 @@ from tierfs.core.lease import KEY, Found
 from tierfs.doctor.examination import Diagnoses
 from tierfs.doctor.network import reach
 from tierfs.doctor.patient import Patient
+from tierfs.doctor.places import room_of
 from tierfs.stores.address import StoreAddress, parse_store
 from tierfs.stores.directory_layout import RESERVED
 from tierfs.stores.directory_lease import DirectoryLeasePlace
@@ -163,8 +163,7 @@ def _directory(address: StoreAddress, patient: Patient) -> Iterator[Diagnosis]:
         yield Diagnosis(subject, Verdict.PROBLEM, f"{path}: nothing can be written: {error.strerror}", meaning, remedy)
         return
     yield Diagnosis(subject, Verdict.OK, f"{path}, {'with' if is_known else 'without'} objects of tierfs")
-    st = os.statvfs(path)
-    if full := Room(st.f_bavail * st.f_frsize, st.f_blocks * st.f_frsize, st.f_favail, st.f_files).why_full:
+    if full := room_of(os.statvfs(path)).why_full:
         yield Diagnosis("store disk", Verdict.PROBLEM, f"full: {full}", "nothing can be archived", "make room")
     if os.path.exists(os.path.join(reserved, KEY)):  # else reading it would leave a lock behind, which is ours
         try:

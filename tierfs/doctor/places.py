@@ -48,7 +48,7 @@ def examine_hot(patient: Patient) -> Diagnoses:
         yield Diagnosis("hot directory", Verdict.SKIPPED, found)
         return
     yield from _filesystem(request.hot, fd, patient)
-    yield judge_hot_room(_room(fd), patient.settings.high_watermark)
+    yield judge_hot_room(room_of(os.fstatvfs(fd)), patient.settings.high_watermark)
     yield from _try_passthrough(fd)
 
 
@@ -170,7 +170,7 @@ def examine_state(patient: Patient) -> Diagnoses:
         yield Diagnosis("state directory", Verdict.PROBLEM, f"{path} {why}", meaning, remedy)
         return
     yield Diagnosis("state directory", Verdict.OK, f"{path}, mode {mode:04o}")
-    yield judge_state_room(_room(path), patient.settings.cache_size, _size_of(path / "cache"))
+    yield judge_state_room(room_of(os.statvfs(path)), patient.settings.cache_size, _size_of(path / "cache"))
     yield _catalog(path)
 
 
@@ -178,7 +178,7 @@ def _not_there_yet(path: Path, patient: Patient) -> Iterator[Diagnosis]:
     above = next(one for one in path.parents if one.exists())
     if os.access(above, os.W_OK | os.X_OK):
         yield Diagnosis("state directory", Verdict.OK, f"{path} is not there yet, and can be made")
-        yield judge_state_room(_room(above), patient.settings.cache_size, 0)
+        yield judge_state_room(room_of(os.statvfs(above)), patient.settings.cache_size, 0)
         return
     meaning = "a mount cannot be made without one"
     found = f"{path} is not there, and cannot be made in {above}"
@@ -223,10 +223,11 @@ def filesystem_of(device: int, path: str) -> str:
     return kind
 
 
-def _room(place: int | Path) -> Room:
-    st = os.statvfs(place)
-    # Root may use the reserved blocks, too; what it would use up is not room.
-    return Room(st.f_bavail * st.f_frsize, st.f_blocks * st.f_frsize, st.f_favail, st.f_files)
+def room_of(st: os.statvfs_result) -> Room:
+    """A filesystem in figures. Root may use the reserved blocks, too; what it would use up is not room."""
+    unit = st.f_frsize
+    reserved = (st.f_bfree - st.f_bavail) * unit
+    return Room(st.f_bavail * unit, st.f_blocks * unit, st.f_favail, st.f_files, reserved)
 
 
 def _size_of(cache: Path) -> int:
