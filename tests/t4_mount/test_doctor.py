@@ -25,9 +25,13 @@ from tests.faults import Fault, Kind
 from tests.mounting import Plan, directory, mounted
 from tests.proxy import in_front_of
 from tests.servers import REGION, S3Server, ServerMissing, free_port, moto, rclone
+from tests.t4_mount.children import STRANGER, run_as
 from tests.t4_mount.modes import wait_until
 from tierfs.cli.exits import Exit
+from tierfs.core.config import MountRequest, Settings
 from tierfs.core.lease import KEY, Lease, Owner
+from tierfs.doctor.patient import Patient
+from tierfs.doctor.places import examine_state
 
 BUCKET = "tierfs-doctor"
 PREFIX = "p/"
@@ -387,6 +391,15 @@ def test_it_names_the_cause(stage: Stage, setup: Callable[[Stage], Broken]) -> N
     assert all(one["meaning"] and one["remedy"] for one in found), found
     if broken.verdict == "problem":
         assert code == Exit.TROUBLE
+
+
+def test_a_state_directory_that_one_may_not_look_into_is_not_missing(stage: Stage) -> None:
+    require(os.geteuid() == 0, "becoming another user needs root")
+    stage.home.chmod(0o700)
+    patient = Patient(MountRequest("file:///store", "/mnt", str(stage.hot), str(stage.state), Settings()))
+    [(found, remedy)] = run_as(STRANGER, lambda: [(one.found, one.remedy) for one in examine_state(patient)])
+    assert found == f"{stage.state}: Permission denied"
+    assert remedy.startswith("give this user the right to it")
 
 
 @pytest.mark.mount

@@ -155,8 +155,13 @@ def examine_state(patient: Patient) -> Diagnoses:
     if patient.request is None:
         return
     path = Path(patient.request.state)
-    if not os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
         yield from _not_there_yet(path, patient)
+        return
+    except OSError as error:  # somebody else's, as it seems: who may not look does not know
+        yield _unusable("state directory", str(path), error)
         return
     try:
         why = why_foreign(path, own_users()) or why_foreign_inside(path, own_users())
