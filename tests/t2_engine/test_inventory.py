@@ -82,7 +82,7 @@ async def test_who_asks_first_waits_for_a_look_and_a_scrape_does_not(world: Worl
         inventory = inventory_of(machine)
         await three_files(machine)
         stock = await inventory.glance()
-        assert files_of(stock.tiers) == {"cold": (1, 3)}
+        assert files_of(stock.tiers) == {"warm": (1, 2), "cold": (1, 3)}
         assert not stock.is_complete
         assert files_of((await inventory.count()).tiers) == {"hot": (1, 1), "warm": (1, 2), "cold": (1, 3)}
 
