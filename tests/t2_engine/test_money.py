@@ -172,3 +172,25 @@ async def test_what_stays_in_any_case_is_no_room(world: World) -> None:
         machine.tier.settings = Settings.model_validate(world.settings.model_dump() | {"keep_hot": ("*.index",)})
         await history.look()
         assert history.runway(odometer.known()).releasable_bytes == SIZE
+
+
+async def test_a_price_table_that_hangs_takes_no_thread_from_others(world: World, swift_path: Path) -> None:
+    """It lies on a disk that is away, and a page asks for the plan again and again."""
+    table, other = swift_path / "prices.toml", swift_path / "other.toml"
+    os.mkfifo(table)
+    other.touch()
+    world.settings = world.settings.model_copy(update={"prices": str(table)})
+    async with world.running() as machine:
+        operator = operator_of(machine)
+        everybody = int(trio.to_thread.current_default_thread_limiter().total_tokens)
+        ours = operator.figures.money._threads
+        async with trio.open_nursery() as nursery:
+            for _ in range(everybody):
+                nursery.start_soon(operator.plan)
+            with trio.fail_after(60):
+                while ours.borrowed_tokens + ours.statistics().tasks_waiting < everybody:
+                    await trio.sleep(0.001)
+                await trio.to_thread.run_sync(int)
+            writer = os.open(table, os.O_RDWR)
+            other.replace(table)
+            os.close(writer)
