@@ -51,8 +51,8 @@ class Stock:
     """Files and their bytes by tier; `as_of_ns` (since the epoch) is when all hot files were last looked at.
 
     Until the first look there is no hot, and warm is what the catalog says. `lost` are some of the cold. `held` is what
-    hot and warm files take on the disk. `deletions` and `moves` are objects that are still to be deleted, or to follow a
-    rename.
+    hot and warm files take on the disk. `deletions` and `moves` are objects that are still to be deleted, or to follow
+    a rename.
     """
 
     tiers: Mapping[str, Tally] = field(default_factory=dict)
