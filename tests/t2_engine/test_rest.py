@@ -172,11 +172,20 @@ async def test_a_file_is_described(world: World) -> None:
         }
 
 
-async def test_the_policy_of_a_file_is_the_profile_of_its_mount(world: World) -> None:
-    world.settings = world.settings.model_copy(update={"profile": "kafka"})
+@pytest.mark.parametrize(("profile", "policy"), [("kafka", "kafka"), ("generic", "default")])
+async def test_the_policy_of_a_file_is_the_profile_of_its_mount(world: World, profile: str, policy: str) -> None:
+    """And the metrics call it the same."""
+    world.settings = world.settings.model_copy(update={"profile": profile})
     async with staged(world) as stage:
         await stage.machine.write(b"f", b"1")
-        assert (await stage.get(at(b"f")))["policy"] == "kafka"
+        assert (await stage.get(at(b"f")))["policy"] == policy
+        assert (await stage.get(f"{TIERED}/stats"))["total_segments"] == 1
+        [segments] = [
+            line
+            for line in (await stage.http.get("/metrics")).text.splitlines()
+            if line.startswith("tiered_storage_segments_total{")
+        ]
+        assert segments.endswith(f'policy="{policy}"}} 1.0')
 
 
 async def test_pages_lead_to_each_other(world: World) -> None:

@@ -261,7 +261,7 @@ class Operator(Oversight):
 
     async def plan(self) -> Sequence[PlannedAction]:
         """What the policy would do now; changes nothing."""
-        return await trio.to_thread.run_sync(self.figures.money.priced, await self._engine.daemon.plan())
+        return await self.figures.money.priced(await self._engine.daemon.plan())
 
     async def costs(self, own: str | None) -> Mapping[str, object]:
         """What the tree costs: see docs of `tierfs cost --json`. `own`: the text of a price table. ConfigError."""
