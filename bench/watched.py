@@ -2,9 +2,9 @@
 
 One mount; an application works in windows of some seconds, and in every other one somebody watches: the status page
 asks what it asks every two seconds, Prometheus scrapes three times as often as it does by default, a shell reads each
-xattr of a file every second. Neighbouring windows are compared, in turns, so that what else the machine does falls on both. The share of its
-time that the thread which answers the kernel spends on watchers is measured beside it, while the application rests: it
-is what they can take away, and does not depend on chance.
+xattr of a file every second. Neighbouring windows are compared, in turns, so that what else the machine does falls on
+both. The share of its time that the thread which answers the kernel spends on watchers is measured beside it, while the
+application rests: it is what they can take away, and does not depend on chance.
 """
 
 import argparse
