@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 
 from tierfs.admin.metrics_families import Families
+from tierfs.core.profiles import policy_of
 from tierfs.engine.jobs import ENDED
 from tierfs.engine.measures import Measures
 from tierfs.engine.movements import Movements
@@ -30,7 +31,7 @@ def families_of(measures: Measures) -> Iterator[Metric]:
 def _of_the_stock(measures: Measures, make: Families) -> Iterator[Metric]:
     stock = measures.stock
     tiers, is_complete = stock.tiers, stock.is_complete
-    policy = "default" if measures.profile == "generic" else measures.profile
+    policy = policy_of(measures.profile)
     # Gauges whatever their ending says: these two are named elsewhere.
     yield make.gauge(
         "segments_total",

@@ -213,6 +213,6 @@ def _print_job(job: JobReport, failures: list[Outcome], mount: registry.Mount) -
     click.echo(_JOBS_HEADER)
     click.echo(_job_line(job))
     for one in failures:
-        click.echo(f"  {shown_path(shown_absolute(mount.mountpoint, one.path))}: {one.reason}")
+        click.echo(f"  {shown_path(shown_absolute(mount.mountpoint, one.path))}: {on_one_line(one.reason)}")
     if job.failed > len(failures):
         click.echo(f"  and {job.failed - len(failures)} more")

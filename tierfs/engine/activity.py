@@ -20,6 +20,7 @@ from tierfs.core.histogram import Histogram
 from tierfs.core.hottest import Hottest, busiest
 from tierfs.core.records import Ino
 from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.core.secrets import masked
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.figures import Figures
 from tierfs.engine.movements import Movement
@@ -209,7 +210,9 @@ class Activity:
 
     def _errors(self) -> Sequence[Mapping[str, object]]:
         """What applications were told, and what failed that tierfs does by itself or for an operator."""
-        told = [(one.at_ns, one.operation, one.path, one.error) for one in list(self._sight.told())[-_MOST_ERRORS:]]
+        told = [
+            (one.at_ns, one.operation, one.path, masked(one.error)) for one in list(self._sight.told())[-_MOST_ERRORS:]
+        ]
         failures = self._figures.engine.tier.events.failures
         own = [(one.at_ns, "background", one.path, one.reason) for one in failures]
         return [
