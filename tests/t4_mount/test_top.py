@@ -130,10 +130,10 @@ def test_a_key_ends_it_and_the_terminal_is_as_it_was(mount: Mount, key: bytes) -
 
 def test_the_next_worker_is_followed_until_the_mount_is_gone() -> None:
     with directory() as home, mounted(Plan(home)) as mount, terminal(mount) as top:
-        top.wait_for(rb"worker \d+ since")
+        top.wait_for(rb"worker \d+ for")
         pid = mount.kill_worker()
         mount.wait_taken_over(pid)
-        top.wait_for(b"worker %d since" % mount.status()["worker_pid"])
+        top.wait_for(b"worker %d for" % mount.status()["worker_pid"])
         tierfs("umount", str(mount.path))
         assert top.wait_ended() == Exit.NOT_RUNNING
         assert b"is gone" in top.output.replace(b"\r\n", b"").rpartition(_OFF)[2]

@@ -61,7 +61,7 @@ def _head(seen: Seen, rates: Rates, paper: Paper) -> list[Text]:
         Text(f"I/O {now['io_mode']}"),
         *([Text(f"queue: {queue}")] if (queue := _queue(status.get("queue") or {})) else []),
         Text(f"{status.get('fuse', {}).get('open_files', 0)} open files"),
-        Text(f"worker {now['worker_pid']} since {shown_age((now['as_of_ns'] - now['since_ns']) / 1e9)}"),
+        Text(f"worker {now['worker_pid']} for {shown_age((now['as_of_ns'] - now['since_ns']) / 1e9)}"),
     ]
     lines = [first, Text(", ").join(parts)]
     lines += [Text(seen.trouble, "bold red")] if seen.trouble else []
