@@ -193,8 +193,7 @@ class ChunkCache:
 
     def _open(self) -> CacheDatabase:
         # Not what it is in: a cold process may still come up when its mount, and the state directory, are gone.
-        with suppress(FileExistsError):
-            os.mkdir(self.directory, 0o700)
+        Path(self.directory).mkdir(mode=0o700, exist_ok=True)
         os.chmod(self.directory, 0o700)
         self._overhead = 2 * max(4096, os.statvfs(self.directory).f_frsize)
         try:
