@@ -94,6 +94,7 @@ MEASURES = Measures(
     failing_files=59,
     passes=Passes(
         last_ns=60 * 10**9,
+        next_ns=84 * 10**9,
         failed=61,
         done=62,
         broken=63,
@@ -175,6 +176,7 @@ def test_every_figure_is_where_it_belongs() -> None:
         "jobs_running": 83,
         "failing_files": 59,
         "policy_pass_timestamp_seconds": 60,
+        "policy_next_pass_timestamp_seconds": 84,
         "policy_pass_duration_seconds": 1.25,
         "policy_failures_total": 61,
         "hot_disk_size_bytes": 1000,

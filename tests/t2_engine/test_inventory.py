@@ -139,6 +139,17 @@ async def test_what_the_bucket_owes_is_counted(world: World) -> None:
         assert files_of(stock.tiers)["cold"] == (1, 3)
 
 
+async def test_a_file_with_several_names_takes_its_room_once(world: World) -> None:
+    """Each name is a file of its own to who counts, as it is to find(1); a backup of hard links is not a full disk."""
+    async with world.running() as machine:
+        await machine.write(b"one", b"x" * 3 * 4096)
+        for name in (b"two", b"three"):
+            await machine.link(b"one", name)
+        stock = await inventory_of(machine).count()
+        assert files_of(stock.tiers)["hot"] == (3, 3 * 3 * 4096)
+        assert stock.held == min(3 * 4096, (world.hot / "one").stat().st_blocks * 512) // 3 * 3
+
+
 async def test_movements_are_counted_by_what_came_of_them(world: World) -> None:
     async with world.running() as machine:
         await three_files(machine)

@@ -116,7 +116,7 @@ async def test_history_outlives_the_worker(world: World) -> None:
         history, odometer = history_of(machine)
         assert history.last_day()[1] == before
         await machine.restore(b"b")
-        assert machine.restorer.restored_bytes == SIZE
+        assert machine.restorer.restores.bytes == SIZE
         await odometer.read()
         await history.look()
         after = history.last_day()[1].traffic.requests

@@ -101,6 +101,11 @@ def _of_the_policy(measures: Measures, make: Families) -> Iterator[Metric]:
     )
     yield make.gauge("policy_pass_timestamp_seconds", "When the last pass began, 0 for never.", passes.last_ns / 1e9)
     yield make.gauge(
+        "policy_next_pass_timestamp_seconds",
+        "When the next pass begins, or the one that runs was to begin; 0 before the first.",
+        passes.next_ns / 1e9,
+    )
+    yield make.gauge(
         "policy_pass_duration_seconds",
         "How long the last pass took, with its releases and without its archives, which go on after it.",
         passes.took_ns / 1e9,

@@ -91,7 +91,7 @@ class History:
             self._tier.now(),
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             released=released + self._archiver.released_bytes,
-            restored=restored + self._restorer.restored_bytes,
+            restored=restored + self._restorer.restores.bytes,
         )
         self._samples = kept(self._samples, sample)
         self._growth = growth_of(self._samples)
