@@ -136,7 +136,7 @@ class Activity:
         engine = self._figures.engine
         found = engine.tier.hot.statvfs()
         used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        return used + engine.archiver.released_bytes - engine.restorer.restored_bytes
+        return used + engine.archiver.released_bytes - engine.restorer.restores.bytes
 
     def _store(self, cold: ColdNumbers) -> Mapping[str, object]:
         """Whether the store is asked, and how long it takes to answer; the worse of both circuits counts."""
