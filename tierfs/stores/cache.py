@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from tierfs.core.records import ObjectRef
@@ -193,8 +194,7 @@ class ChunkCache:
 
     def _open(self) -> CacheDatabase:
         # Not what it is in: a cold process may still come up when its mount, and the state directory, are gone.
-        with suppress(FileExistsError):
-            os.mkdir(self.directory, 0o700)
+        Path(self.directory).mkdir(mode=0o700, exist_ok=True)
         os.chmod(self.directory, 0o700)
         self._overhead = 2 * max(4096, os.statvfs(self.directory).f_frsize)
         try:
