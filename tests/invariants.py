@@ -8,8 +8,9 @@ from collections import Counter
 from tests.assembly import PREFIX, Machine
 from tierfs.core.keys import key_of
 from tierfs.core.records import Ino, Record
-from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Residency
+from tierfs.core.residency import TRANSIENT, WITHOUT_HOT_BYTES, Residency, Tier, tier_of
 from tierfs.core.snapshot import snapshots_of
+from tierfs.engine.inventory import Inventory
 from tierfs.engine.numbers import ROOT
 from tierfs.stores.hot import identity_of, split
 
@@ -39,6 +40,26 @@ def check_invariants(machine: Machine, *, snapshots: bool = False) -> None:
     _check_numbers(machine)
     _check_nodes(machine)
     _check_open_files(machine)
+
+
+async def check_inventory(machine: Machine) -> None:
+    """The files and bytes of each tier, as the mount counts them, are those that a walk over the tree finds."""
+    inventory = Inventory(machine.tier, machine.daemon, machine.restorer.restores, machine.archiver.releases)
+    machine.daemon.look = None
+    counted = {tier: (one.files, one.bytes) for tier, one in (await inventory.count()).tiers.items()}
+    assert counted == walked(machine)
+
+
+def walked(machine: Machine) -> dict[str, tuple[int, int]]:
+    """Files and bytes by tier, looked at one by one."""
+    found = {tier.value: (0, 0) for tier in Tier}
+    for path in machine.walk():
+        st, record = machine.stat(path).st, machine.tree.find(path).record
+        if stat.S_ISREG(st.st_mode):
+            seen = record or machine.tier.look(path, machine.hot.lstat(path))
+            files, size = found[tier := tier_of(seen.residency)]
+            found[tier] = files + 1, size + st.st_size
+    return found
 
 
 def _check_record(machine: Machine, record: Record) -> None:

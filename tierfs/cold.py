@@ -214,7 +214,8 @@ class ToWorker(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))  # the worker says when, how bad and from where
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._line.send("log", record.levelno, record.name, self.format(record), getattr(record, "event", None))
+        extra = {"event": getattr(record, "event", None), "alike": str(record.msg)}
+        self._line.send("log", record.levelno, record.name, self.format(record), extra)
 
 
 class Server:

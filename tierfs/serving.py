@@ -347,7 +347,7 @@ class Serving:
 
     def _operator(self, adapter: fuse.Adapter) -> Operator:
         passthrough = "on" if self.parts.filesystem.files.modes.device else "off"
-        facts = Facts.of(self.request, __version__, passthrough, self._gateway.address)
+        facts = Facts.of(self.request, __version__, passthrough)
         engine = Engine(
             tree=self.parts.filesystem.tree,
             tier=self.parts.tier,
@@ -377,4 +377,5 @@ class Serving:
             succession=Succession(self.parts.session.take_overs, self._took_s, adapter.repeats, self._refused_upgrades),
             errors=dict(adapter.errors),
             answered=adapter.answered,
+            api=self._gateway.address,
         )

@@ -14,7 +14,7 @@ from tierfs.core.reports import Verb
 #: More than two chunks, and not a whole number of them.
 CONTENT = bytes(range(256)) * (2 * CHUNK_SIZE // 256) + b"the end"
 OTHER = b"other bytes of another length"
-XATTR = "user.tierfs.test"
+XATTR = "user.own.test"
 MTIME_NS = 1_500_000_000_123_456_789
 
 

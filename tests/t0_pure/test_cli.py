@@ -707,6 +707,14 @@ def test_config_show_prints_a_settings_file(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["cold_after"] == "7d"
 
 
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_config_show_shows_no_password(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "show", "--endpoint-url", "https://me:hunter22@localhost:1/x", *flags) == 0
+    text = capsys.readouterr().out
+    assert "https://***@localhost:1/x" in text
+    assert "hunter22" not in text
+
+
 def test_config_check_says_every_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "t.toml"
     file.write_text('pool_size = 0\n# a remark\nchunk_size = "3"\nwarm_afer = "1d"\nstore = 5\n')

@@ -126,7 +126,13 @@ def test_objects_that_each_cost_something_pay_off_from_a_size_on() -> None:
     assert small_objects({3463: 1}, BY_OBJECT).losing_files == 1
     assert small_objects({3464: 1}, BY_OBJECT).losing_files == 0
     assert pays_from(replace(RATES, ssd_gb_month=Decimal("0.01"))) is None
+    at_one_price = replace(RATES, ssd_gb_month=Decimal("0.012"))
+    assert pays_from(at_one_price) == 128 * KIB
     assert pays_from(replace(BY_OBJECT, ssd_gb_month=Decimal("0.003"))) is None
+    watched = BY_OBJECT.store.model_copy(update={"objects_from": 4096})
+    assert pays_from(replace(BY_OBJECT, store=watched)) == 0
+    watched = BY_OBJECT.store.model_copy(update={"objects_from": 3463})
+    assert pays_from(replace(BY_OBJECT, store=watched)) == 3464
 
 
 def test_what_is_left_to_pay_for_objects_that_went_young() -> None:
@@ -233,6 +239,7 @@ rates = st.builds(
         get_1000=prices,
         retrieval_gb=prices,
         objects_1000=prices,
+        objects_from=st.sampled_from([0, 1, 4096, 128 * KIB]),
         minimum_size=st.sampled_from([0, 1, 4096, 128 * KIB]),
         minimum_duration=st.integers(0, 200).map(lambda days: days * DAY_NS / 10**9).map(str),
     ),
@@ -286,6 +293,13 @@ def test_from_the_size_that_pays_off_nothing_loses(size: int, at: Rates) -> None
         assert small_objects({max(size, least): 1}, at).losing_files == 0
     if small_objects({size: 1}, at).losing_files:
         assert least is None or size < least
+
+
+@given(rates)
+def test_no_smaller_size_pays_off_for_all_that_are_larger(at: Rates) -> None:
+    least = pays_from(at)
+    if least:
+        assert small_objects({least - 1: 1}, at).losing_files == 1
 
 
 @given(st.dictionaries(st.sampled_from(["PutObject", "GetObject", "DeleteObject"]), st.integers(0, 10**12)), rates)

@@ -46,6 +46,7 @@ LEASE = Lease(2, Owner("ours", "machine", "session", "host a"), "mark", 0, 0, tt
         (judge_memory(100 << 20, GIB), Verdict.PROBLEM),
         (judge_hot_room(Room(50 * GIB, 100 * GIB), HIGH), Verdict.OK),
         (judge_hot_room(Room(5 * GIB, 100 * GIB), HIGH), Verdict.WARNING),
+        (judge_hot_room(Room(5 * GIB, 100 * GIB, reserved=10 * GIB), HIGH), Verdict.OK),
         (judge_hot_room(Room(1 << 20, 100 * GIB), HIGH), Verdict.PROBLEM),
         (judge_hot_room(Room(50 * GIB, 100 * GIB, 5, 1000), HIGH), Verdict.PROBLEM),
         (judge_hot_room(Room(50 * GIB, 100 * GIB), parse_watermark("1TiB")), Verdict.WARNING),

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_the_table_of_rooms_has_every_module_once() -> None:
     assert set(told) == real
 
 
+@cache
 def _functions(directory: Path) -> set[str]:
     """The names of all functions of tests."""
     trees = [ast.parse(path.read_text()) for path in directory.rglob("test_*.py")]

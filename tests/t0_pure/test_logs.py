@@ -156,12 +156,35 @@ def test_the_next_while_begins_with_how_many_there_were() -> None:
 def test_how_many_there_were_is_said_without_another_line() -> None:
     kept = Kept()
     similar = Similar(kept, lines=1, while_s=0.01)
-    while not similar._timer:
+    timer = None
+    while timer is None:  # one that is over already is forgotten
         similar.handle(record("again"))
-    timer = similar._timer
+        timer = similar._timer
     timer.join()
     assert "similar lines in" in kept.texts()[-1]
     similar.close()
+
+
+def test_lines_of_another_process_are_alike_by_what_they_were_made_of() -> None:
+    kept = Kept()
+    similar = Similar(kept, lines=1, while_s=3600)
+    for text, alike in (
+        ("GET a failed", "GET %s failed"),
+        ("GET b failed", "GET %s failed"),
+        ("the lease is lost", ""),
+    ):
+        similar.handle(record("%s", text, alike=alike))
+    assert kept.texts() == ["GET a failed", "the lease is lost"]
+    similar.close()
+
+
+def test_a_line_that_is_written_wrongly_ends_nobody() -> None:
+    kept = Kept()
+    similar = Similar(kept, lines=1, while_s=3600)
+    for text in ("a", "b"):
+        similar.handle(record("%d", text))
+    similar.close()
+    assert [line.args for line in kept.lines] == [("a",)]
 
 
 def test_events_are_alike_by_what_changes() -> None:

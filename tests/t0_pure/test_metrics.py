@@ -43,7 +43,14 @@ for took_ns in (10_000, 50_000, 2_000_000):
 COLD = ColdNumbers(
     pid=11,
     began_ns=1,
-    store=StoreCounters(1 << 60, 20, {"GetObject": 3, "PutObject": 4}, WAITED, {"GetObject": {"StoreUnavailable": 2}}),
+    store=StoreCounters(
+        1 << 60,
+        20,
+        {"GetObject": 3, "PutObject": 4},
+        WAITED,
+        {"GetObject": {"StoreUnavailable": 2}},
+        {"PutObject": WAITED},
+    ),
     lease=LeaseReport("held", 1, 1),
     health={"reads": OPEN, "writes": CLOSED},
     cache=CacheCounters(5, 6, 7, {"check": 8}),
@@ -87,6 +94,7 @@ MEASURES = Measures(
     failing_files=59,
     passes=Passes(
         last_ns=60 * 10**9,
+        next_ns=84 * 10**9,
         failed=61,
         done=62,
         broken=63,
@@ -168,6 +176,7 @@ def test_every_figure_is_where_it_belongs() -> None:
         "jobs_running": 83,
         "failing_files": 59,
         "policy_pass_timestamp_seconds": 60,
+        "policy_next_pass_timestamp_seconds": 84,
         "policy_pass_duration_seconds": 1.25,
         "policy_failures_total": 61,
         "hot_disk_size_bytes": 1000,
@@ -346,7 +355,12 @@ def test_the_totals_of_processes_that_ended_count() -> None:
         COLD,
         began_ns=2,
         store=StoreCounters(
-            1, 2, {"GetObject": 1, "HeadObject": 2}, WAITED, {"GetObject": {"StoreUnavailable": 1, "AccessDenied": 1}}
+            1,
+            2,
+            {"GetObject": 1, "HeadObject": 2},
+            WAITED,
+            {"GetObject": {"StoreUnavailable": 1, "AccessDenied": 1}},
+            {"PutObject": WAITED, "HeadObject": WAITED},
         ),
         health={"reads": CLOSED},
         cache=CacheCounters(1, 1, 1, {"read": 1}),
@@ -359,6 +373,7 @@ def test_the_totals_of_processes_that_ended_count() -> None:
         {"GetObject": 4, "PutObject": 4, "HeadObject": 2},
         WAITED.plus(WAITED),
         {"GetObject": {"StoreUnavailable": 3, "AccessDenied": 1}},
+        {"PutObject": WAITED.plus(WAITED), "HeadObject": WAITED},
     )
     assert total.cache == CacheCounters(6, 7, 8, {"check": 8, "read": 1})
     assert total.health == {"reads": replace(CLOSED, opened=4, refused=6)}

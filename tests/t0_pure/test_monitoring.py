@@ -44,6 +44,7 @@ def test_every_metric_is_on_the_dashboard_or_says_nothing_over_time() -> None:
         f"tiered_storage_{name}"
         for name in (
             "known_nodes",
+            "policy_next_pass_timestamp_seconds",
             "process_start_time_seconds",
             "process_virtual_memory_bytes",
             "snapshot_bytes",

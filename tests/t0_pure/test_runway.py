@@ -97,6 +97,16 @@ def test_old_samples_are_forgotten_and_those_of_a_future_too() -> None:
     assert kept(found, Sample(FIRST_NS, 0)) == (Sample(FIRST_NS, 0),)
 
 
+def test_looks_that_come_often_are_not_all_kept() -> None:
+    """A worker that ends every ten seconds looks at each start: the last look stands, and the totals go on."""
+    found: tuple[Sample, ...] = ()
+    for index in range(1000):
+        found = kept(found, Sample(FIRST_NS + index * 10 * 10**9, index * 10 * MIB))
+    assert found[-1] == Sample(FIRST_NS + 9990 * 10**9, 9990 * MIB)
+    assert len(found) <= 9990 // 240 + 2
+    assert growth_of(found) == Growth(MIB, MIB)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 1 << 50), st.integers(0, 1 << 50), st.integers(0, 1 << 50)), max_size=30),
     st.integers(0, 1 << 50),

@@ -347,6 +347,14 @@ def test_a_directory_that_cannot_be_made_is_a_cache_that_misses(tmp_path: Path) 
     cache.close()
 
 
+def test_a_state_directory_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """By the cold process of a worker that was killed, which comes up when all is over."""
+    cache = ChunkCache(tmp_path / "state" / "cache", LIMIT)
+    assert not put(cache, REF, 0)
+    assert list(tmp_path.iterdir()) == []
+    cache.close()
+
+
 def test_a_directory_that_vanishes_is_a_cache_that_misses(cache: ChunkCache) -> None:
     put(cache, REF, 0)
     shutil.rmtree(cache.directory)

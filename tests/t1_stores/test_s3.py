@@ -169,6 +169,7 @@ def test_a_store_that_was_busy_is_asked_again() -> None:
         assert store.head("some/key").size == len(BODY)
         assert store.counters.requests == {"HeadObject": 2}
         assert store.counters.failures == {"HeadObject": {"StoreUnavailable": 1}}
+        assert {name: one.count for name, one in store.counters.answered.items()} == {"HeadObject": 1}
 
 
 def test_a_read_is_left_to_who_knows_whether_somebody_still_waits() -> None:

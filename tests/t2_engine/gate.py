@@ -16,7 +16,6 @@ from tests.assembly import Machine, World
 from tests.fakes import PATIENCE_S
 from tierfs.stores.cold import ColdStore, Deleted, ObjectInfo, Progress, Source, delete_each
 
-_NAMES = {"<lambda>": "walk"}
 #: Calls before which something else is worth a try than after the one that came before them.
 _CHANGES_MUCH = ("copy", "delete", "delete_many", "evict")
 _UNTIMELY = "sleep"  # how often an archive looks again whether the clock has moved is a matter of time
@@ -101,7 +100,6 @@ class Gate:
             name = getattr(work, "__name__", type(work).__name__)
             if name == _UNTIMELY:
                 return await run_sync(work, *args, **how)
-            name = _NAMES.get(name, name)
             if name in _CHANGES_MUCH:
                 await self.passing(f"before {name}")
             self._change_running(1)

@@ -390,6 +390,7 @@ async def test_what_it_logs_is_logged_once_and_under_its_own_name(
     (record,) = [record for record in caplog.records if record.name == "tierfs.stores.cache"]
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith("the chunk cache in ")
+    assert vars(record)["alike"].startswith("the chunk cache in %s")
 
 
 async def test_the_process_goes_with_its_worker(configuration: Configuration) -> None:

@@ -202,7 +202,7 @@ async def test_the_log_has_a_line_for_each_event_and_each_line_once(
     journal = Journal(events)
     with collected(events):
         nursery.start_soon(journal.run)
-        events.record("residency", b"a\xff", before="hot", after="archiving", reason="why", size=7)
+        events.record("residency", "ä".encode(), before="hot", after="archiving", reason="why", size=7)
         logging.getLogger("tierfs.x").warning("the store is %s", "away", extra=happened("breaker", after="open"))
         await trio.testing.wait_all_tasks_blocked()
         events.record("residency", b"b", before="cold", after="lost")
@@ -210,7 +210,7 @@ async def test_the_log_has_a_line_for_each_event_and_each_line_once(
         await trio.testing.wait_all_tasks_blocked()
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("WARNING", "the store is away"),
-        ("INFO", "a\udcff: hot to archiving, 7 bytes: why"),
+        ("INFO", "ä: hot to archiving, 7 bytes: why"),
         ("WARNING", "b: cold to lost"),
     ]
     assert [(e.kind, e.after, e.reason) for e in events.since(0)] == [
@@ -227,6 +227,19 @@ async def test_lines_of_other_threads_are_events_too(caplog: pytest.LogCaptureFi
         await trio.to_thread.run_sync(lambda: log.warning("from afar", extra=happened("unfit")))
         await trio.testing.wait_all_tasks_blocked()
     assert [event.reason for event in events.since(0)] == ["from afar"]
+
+
+async def test_a_line_that_is_no_event_after_all_ends_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither who writes it nor, from another thread, the loop."""
+    events = Events(lambda: 0)
+    log, wrong = logging.getLogger("tierfs.x"), {"event": {"kind": "unfit", "unheard_of": 1}}
+    with collected(events):
+        log.warning("from here", extra=wrong)
+        await trio.to_thread.run_sync(lambda: log.warning("from afar", extra=wrong))
+        await trio.testing.wait_all_tasks_blocked()
+        log.warning("well", extra=happened("unfit"))
+    assert [event.reason for event in events.since(0)] == ["well"]
+    assert capsys.readouterr().err.count("unheard_of") >= 2
 
 
 def test_an_event_as_a_line_and_as_fields() -> None:

@@ -1,13 +1,19 @@
 """How many files are in which tier: exact where few are, kept up between looks where many are."""
 
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.assembly import Machine, World
+from tests.invariants import walked
 from tierfs.core.errors import NotEligible
 from tierfs.engine.inventory import Inventory
 from tierfs.stores.catalog_rows import Tally
@@ -76,7 +82,7 @@ async def test_who_asks_first_waits_for_a_look_and_a_scrape_does_not(world: Worl
         inventory = inventory_of(machine)
         await three_files(machine)
         stock = await inventory.glance()
-        assert files_of(stock.tiers) == {"cold": (1, 3)}
+        assert files_of(stock.tiers) == {"warm": (1, 2), "cold": (1, 3)}
         assert not stock.is_complete
         assert files_of((await inventory.count()).tiers) == {"hot": (1, 1), "warm": (1, 2), "cold": (1, 3)}
 
@@ -133,6 +139,17 @@ async def test_what_the_bucket_owes_is_counted(world: World) -> None:
         assert files_of(stock.tiers)["cold"] == (1, 3)
 
 
+async def test_a_file_with_several_names_takes_its_room_once(world: World) -> None:
+    """Each name is a file of its own to who counts, as it is to find(1); a backup of hard links is not a full disk."""
+    async with world.running() as machine:
+        await machine.write(b"one", b"x" * 3 * 4096)
+        for name in (b"two", b"three"):
+            await machine.link(b"one", name)
+        stock = await inventory_of(machine).count()
+        assert files_of(stock.tiers)["hot"] == (3, 3 * 3 * 4096)
+        assert stock.held == min(3 * 4096, (world.hot / "one").stat().st_blocks * 512) // 3 * 3
+
+
 async def test_movements_are_counted_by_what_came_of_them(world: World) -> None:
     async with world.running() as machine:
         await three_files(machine)
@@ -143,3 +160,33 @@ async def test_movements_are_counted_by_what_came_of_them(world: World) -> None:
         with pytest.raises(NotEligible):
             await machine.archiver.archive(b"warm")
         assert (archives.refused, archives.failed) == (1, 0)
+
+
+VERBS = st.sampled_from(["archive", "release", "restore", "policy", "restart"])
+
+
+@given(st.lists(st.tuples(VERBS, st.integers(0, 2)), max_size=12))
+@settings(max_examples=12)
+def test_whatever_tierfs_moves_the_sums_of_an_old_look_hold(moves: list[tuple[str, int]]) -> None:
+    """Between two looks at a large tree, and from the first look of each worker on."""
+    with tempfile.TemporaryDirectory() as home:
+        trio.run(_move_and_count, World(Path(home) / "world"), moves)
+
+
+async def _move_and_count(world: World, moves: list[tuple[str, int]]) -> None:
+    paths = b"a", b"b", b"c"
+    async with world.running() as machine:
+        for index, path in enumerate(paths):
+            await machine.write(path, b"x" * (1 << index))
+    left = [*moves, ("restart", 0)]
+    while left:
+        async with world.running() as machine:
+            inventory = inventory_of(machine)
+            await inventory.count()
+            while (move := left.pop(0))[0] != "restart":
+                verb, index = move
+                be_large(machine)
+                with suppress(NotEligible, FileNotFoundError):  # there already
+                    await (machine.daemon.run_pass() if verb == "policy" else getattr(machine, verb)(paths[index]))
+                be_large(machine)
+                assert files_of((await inventory.count()).tiers) == walked(machine)

@@ -5,6 +5,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from tests.assembly import Machine, World, until_waiting
 from tests.t2_engine.test_service import operator_of
@@ -98,6 +99,27 @@ async def test_an_unmount_ends_jobs_and_says_so(world: World) -> None:
         assert "the mount was taken away" in job.reason
         with pytest.raises(ControlError, match="no job can run"):
             await operator.start_job("archive", [b"a"], False)
+    async with operating(world) as (_, operator):
+        (told,) = await operator.jobs()
+        assert (told.id, told.state) == (begun.id, "cancelled"), "whoever asks after the next mount is told, too"
+
+
+async def test_a_worker_that_hands_over_begins_nothing_more_for_a_job(world: World) -> None:
+    """What it moves ends in order; the rest would be cut off, and have the next worker wait."""
+    world.settings = world.settings.model_copy(update={"archive_concurrency": 1})
+    async with operating(world) as (machine, operator):
+        await written(machine, b"a", b"b")
+        world.held.hold("put")
+        begun = await operator.start_job("archive", [b"a", b"b"], False)
+        await until_waiting(world)
+        machine.daemon.is_leaving = True
+        world.held.release("put")
+        while (await operator.job(begun.id)).done == 0:
+            await trio.sleep(0.001)
+        await trio.testing.wait_all_tasks_blocked()
+        job = await operator.job(begun.id)
+        assert (job.state, job.done, machine.archiver.active) == ("running", 1, {})
+        assert machine.residency(b"b") is Residency.HOT
 
 
 async def test_the_next_worker_says_what_the_one_before_did_not_end(world: World) -> None:
@@ -108,6 +130,19 @@ async def test_the_next_worker_says_what_the_one_before_did_not_end(world: World
         assert (job.id, job.verb, job.state, job.begun_ns) == ("0123abcd", "release", "cancelled", 5)
         assert "its worker ended before it did" in job.reason
         assert machine.catalog.fact(jobs_module.JOBS) == "[]"
+
+
+@pytest.mark.parametrize(
+    "noted", ['[["0123abcd", "release", 5, "more"]]', '{"jobs": []}', "5", "[[1, 2, null]]", "no json"]
+)
+async def test_what_another_version_noted_keeps_no_worker_from_serving(world: World, noted: str) -> None:
+    async with world.running() as machine:
+        machine.catalog.state_fact(jobs_module.JOBS, noted)
+    async with operating(world) as (machine, operator):
+        assert await operator.jobs() == []
+        await written(machine, b"a")
+        begun = await operator.start_job("archive", [b"a"], False)
+        assert (await ended(operator, begun.id)).state == "done"
 
 
 async def test_the_last_ones_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

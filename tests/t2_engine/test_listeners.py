@@ -4,10 +4,12 @@ import socket
 
 import pytest
 import trio
+from hypercorn.trio.worker_context import EventWrapper
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tierfs.admin import listeners
 from tierfs.admin.later import Later
 from tierfs.admin.limits import BodyLimit
 from tierfs.admin.listeners import Patience, address_of, listen_tcp, serve_tcp
@@ -73,8 +75,27 @@ async def test_a_request_is_answered(nursery: trio.Nursery) -> None:
     assert answer.endswith(b"\r\n\r\n4")
 
 
+async def test_an_upgrade_to_http_2_is_not_taken(nursery: trio.Nursery) -> None:
+    """Some clients offer it with every request."""
+    address = await begin(nursery, echo)
+    offer = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"]
+    stream = await trio.open_tcp_stream(*address)
+    await stream.send_all("\r\n".join(["GET / HTTP/1.1", "Host: x", *offer, "", ""]).encode())
+    answer = bytes(await stream.receive_some(1000))
+    assert answer.startswith(b"HTTP/1.1 200")
+    await stream.aclose()
+
+
+async def test_who_speaks_http_2_is_hung_up_on(nursery: trio.Nursery) -> None:
+    address = await begin(nursery, echo, Patience(head_s=3600))
+    settings = b"\0\0\6\4\0\0\0\0\0" + b"\0\4\0\0\0\0"  # INITIAL_WINDOW_SIZE 0: RFC 9113, 6.5
+    with trio.fail_after(60):
+        answer = await asked(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+    assert not answer.startswith(b"\0")
+
+
 async def test_so_many_connections_and_no_more(nursery: trio.Nursery) -> None:
-    address = await begin(nursery, echo, Patience(connections=2))
+    address = await begin(nursery, echo, Patience(head_s=3600, connections=2))
     async with await trio.open_tcp_stream(*address) as first, await trio.open_tcp_stream(*address) as second:
         for stream in (first, second):  # both are known to be served
             await stream.send_all(request("/"))
@@ -97,6 +118,17 @@ async def test_who_does_not_take_an_answer_is_dropped(nursery: trio.Nursery) -> 
     while not await is_answered(address):  # its place is free again
         pass
     assert len(await said(slow)) < len(LARGE)
+
+
+async def test_an_answer_to_a_conversation_that_ends_is_no_defect() -> None:
+    """Who hangs up at that moment, with a token or without, would have a traceback written into the log."""
+    ours, theirs = trio.socket.socketpair()
+    stream = trio.SocketStream(ours)
+    with theirs, stream._send_conflict_detector:  # as while its end is sent
+        watched = listeners.WatchedStream(stream, None, EventWrapper())
+        with pytest.raises(trio.BrokenResourceError, match="ends"):
+            await watched.send_all(b"answer")
+    await stream.aclose()
 
 
 @pytest.mark.parametrize(("size", "status"), [(10, b"200"), (11, b"413"), (1 << 20, b"413")])

@@ -4,10 +4,12 @@ import os
 import random
 
 import pytest
+import trio
 
 from tests.assembly import Machine, World
 from tests.t2_engine.test_service import operator_of
 from tierfs.core.errors import ControlError
+from tierfs.core.reports import DEEPEST
 from tierfs.core.residency import Residency
 from tierfs.engine import listing
 from tierfs.engine.listing import Listing
@@ -17,7 +19,7 @@ PATHS = [b"a-b", b"a.x", b"a/b", b"a/b-c", b"a/c/d", b"a0", b"b\n", b"b/\xff\xfe
 
 
 def listing_of(machine: Machine) -> Listing:
-    return Listing(machine.tree, operator_of(machine))
+    return Listing(machine.tree, operator_of(machine).entries)
 
 
 async def fill(machine: Machine) -> None:
@@ -53,6 +55,25 @@ async def test_a_prefix_is_that_of_the_path(world: World, prefix: bytes) -> None
         for after in (b"", b"a/b", b"a0", b"\xff"):
             found = [one.entry.path for one in await listing_of(machine).page(prefix, after, 100)]
             assert found == [path for path in PATHS if path.startswith(prefix) and path > after]
+
+
+async def test_a_listing_takes_no_thread_that_a_write_may_need(world: World) -> None:
+    """Threads for fsync and the catalog are few; who lists the tree from elsewhere waits for those before it."""
+    async with world.running() as machine:
+        await fill(machine)
+        shelf, theirs = listing_of(machine), trio.to_thread.current_default_thread_limiter()
+        borrowers = [object() for _ in range(int(theirs.total_tokens))]
+        for one in borrowers:
+            theirs.acquire_on_behalf_of_nowait(one)
+        try:
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(shelf.page, b"", b"", 100)
+                assert len(await shelf.matching(["*"])) == len(PATHS)
+        finally:
+            for one in borrowers:
+                theirs.release_on_behalf_of(one)
 
 
 async def test_a_file_is_found_with_its_etag(world: World) -> None:
@@ -99,6 +120,23 @@ async def test_patterns_match_files_of_both_tiers(world: World, patterns: list[s
         found = await listing_of(machine).matching(patterns)
         assert len(found) == len(set(found))
         assert set(found) == paths
+
+
+async def test_directories_without_end_end_no_listing(world: World) -> None:
+    """Whoever may write to the tree can make them."""
+    async with world.running() as machine:
+        await machine.write(b"e", b"x")
+        fds = [os.open(world.hot, os.O_PATH)]
+        for _ in range(DEEPEST + 100):
+            os.mkdir(b"d", dir_fd=fds[-1])
+            fds.append(os.open(b"d", os.O_PATH, dir_fd=fds[-1]))
+        os.close(os.open(b"f", os.O_WRONLY | os.O_CREAT, dir_fd=fds[DEEPEST - 1]))
+        for fd in fds:
+            os.close(fd)
+        deepest = b"d/" * (DEEPEST - 1) + b"f"
+        shelf = listing_of(machine)
+        assert [one.entry.path for one in await shelf.page(b"", b"", 10)] == [deepest, b"e"]
+        assert set(await shelf.matching(["*"])) == {deepest, b"e"}
 
 
 async def test_patterns_that_match_too_much_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

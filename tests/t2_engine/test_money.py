@@ -1,5 +1,6 @@
 """What a mount costs, and what it remembers of the last hours, from the engine itself."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import trio
 from tests.assembly import SETTINGS, Machine, World
 from tests.t2_engine.test_recover import prepare
 from tests.t2_engine.test_service import operator_of
+from tierfs.core.config import Settings
 from tierfs.core.errors import ConfigError
 from tierfs.core.reports import PlannedAction
 from tierfs.engine.history import History
@@ -114,7 +116,7 @@ async def test_history_outlives_the_worker(world: World) -> None:
         history, odometer = history_of(machine)
         assert history.last_day()[1] == before
         await machine.restore(b"b")
-        assert machine.restorer.restored_bytes == SIZE
+        assert machine.restorer.restores.bytes == SIZE
         await odometer.read()
         await history.look()
         after = history.last_day()[1].traffic.requests
@@ -151,3 +153,44 @@ async def test_history_is_written_when_the_worker_ends_and_does_without_a_disk(w
         (world.state / "history.new").mkdir()  # in the way of every write
         await history.look()
         assert HistoryFile(world.state).read() == {}
+
+
+async def test_what_stays_in_any_case_is_no_room(world: World) -> None:
+    """Of four mirrored files one is pinned, one below a pinned directory, one kept hot by a pattern."""
+    world.settings = Settings.model_validate(world.settings.model_dump() | {"auto_archive": True})
+    async with world.running() as machine:
+        history, odometer = history_of(machine)
+        machine.mkdir(b"d")
+        paths = b"a", b"b", b"d/c", b"e.index"
+        for path in paths:
+            await prepare(machine, path, "mirrored")
+        await history.look()
+        all_of_them = sum((world.hot / os.fsdecode(path)).stat().st_size for path in paths)
+        assert history.runway(odometer.known()).releasable_bytes == all_of_them
+        machine.tier.pins.add(b"b")
+        machine.tier.pins.add(b"d")
+        machine.tier.settings = Settings.model_validate(world.settings.model_dump() | {"keep_hot": ("*.index",)})
+        await history.look()
+        assert history.runway(odometer.known()).releasable_bytes == SIZE
+
+
+async def test_a_price_table_that_hangs_takes_no_thread_from_others(world: World, swift_path: Path) -> None:
+    """It lies on a disk that is away, and a page asks for the plan again and again."""
+    table, other = swift_path / "prices.toml", swift_path / "other.toml"
+    os.mkfifo(table)
+    other.touch()
+    world.settings = world.settings.model_copy(update={"prices": str(table)})
+    async with world.running() as machine:
+        operator = operator_of(machine)
+        everybody = int(trio.to_thread.current_default_thread_limiter().total_tokens)
+        ours = operator.figures.money._threads
+        async with trio.open_nursery() as nursery:
+            for _ in range(everybody):
+                nursery.start_soon(operator.plan)
+            with trio.fail_after(60):
+                while ours.borrowed_tokens + ours.statistics().tasks_waiting < everybody:
+                    await trio.sleep(0.001)
+                await trio.to_thread.run_sync(int)
+            writer = os.open(table, os.O_RDWR)
+            other.replace(table)
+            os.close(writer)

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 import httpx
+import pytest
 import trio
 from pydantic import TypeAdapter
 
 from tests.assembly import Machine, World
 from tests.t2_engine.test_service import operator_of
-from tierfs.admin import wire
+from tierfs.admin import rest_work, wire
 from tierfs.admin.control import serve
 from tierfs.admin.gateway import Gateway, api_of
 from tierfs.admin.shapes_cost import Cost
@@ -174,11 +175,20 @@ async def test_a_file_is_described(world: World) -> None:
         }
 
 
-async def test_the_policy_of_a_file_is_the_profile_of_its_mount(world: World) -> None:
-    world.settings = world.settings.model_copy(update={"profile": "kafka"})
+@pytest.mark.parametrize(("profile", "policy"), [("kafka", "kafka"), ("generic", "default")])
+async def test_the_policy_of_a_file_is_the_profile_of_its_mount(world: World, profile: str, policy: str) -> None:
+    """And the metrics call it the same."""
+    world.settings = world.settings.model_copy(update={"profile": profile})
     async with staged(world) as stage:
         await stage.machine.write(b"f", b"1")
-        assert (await stage.get(at(b"f")))["policy"] == "kafka"
+        assert (await stage.get(at(b"f")))["policy"] == policy
+        assert (await stage.get(f"{TIERED}/stats"))["total_segments"] == 1
+        [segments] = [
+            line
+            for line in (await stage.http.get("/metrics")).text.splitlines()
+            if line.startswith("tiered_storage_segments_total{")
+        ]
+        assert segments.endswith(f'policy="{policy}"}} 1.0')
 
 
 async def test_pages_lead_to_each_other(world: World) -> None:
@@ -239,6 +249,8 @@ SENSELESS: list[object] = [
     {"globs": []},
     {"segment_path": "\ud800"},
     {"globs": ["\ud800*"]},
+    {"globs": ["*"] * 101},
+    {"globs": ["x" * 20_000]},
     {"segment_path": "a", "recursive": "yes"},
     {"segment_path": "a", "recursive": 1},
     {"segment_path": "a", "asynchronous": None},
@@ -317,6 +329,18 @@ async def test_what_is_the_store_s_fault_is_said_to_be_so(world: World) -> None:
             world.store.heal()
 
 
+async def test_of_many_files_the_first_are_listed_and_all_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_work, "_MOST_LISTED", 2)
+    async with staged(world) as stage:
+        for name in (b"1", b"2", b"3", b"empty"):
+            await stage.machine.write(name, b"" if name == b"empty" else b"x")
+        moved = await stage.post("archive", globs=["*"])
+        assert [moved[name] for name in ("files", "done", "unchanged", "failed")] == [4, 3, 0, 1]
+        assert (len(moved["segments"]), moved["omitted"]) == (2, 2)
+
+
 async def test_globs_stand_for_files(world: World) -> None:
     async with staged(world) as stage:
         stage.machine.mkdir(b"d")
@@ -393,6 +417,14 @@ async def test_events_are_lines_or_server_sent(world: World) -> None:
         assert json.loads(data.removeprefix("data: ")) == events[-1]
 
 
+async def test_what_a_browser_saw_last_is_a_number(world: World) -> None:
+    async with staged(world) as stage:
+        for seen in ("9" * 5000, "9" * 19, "-1", "x", "1.0"):
+            answer = await stage.http.get(f"{TIERED}/events", headers={"last-event-id": seen})
+            assert "is not a number" in stage.checked(answer, 400)["error"]["message"]
+        assert (await stage.http.get(f"{TIERED}/events", headers={"last-event-id": ""})).status_code == 200
+
+
 async def test_who_follows_hears_what_happens(world: World) -> None:
     async with staged(world) as stage:
         await stage.machine.write(b"f", b"x")
@@ -436,8 +468,12 @@ async def test_no_endpoint_answers_without_the_token(world: World) -> None:
         assert len(paths) > 10
         async with httpx.AsyncClient(base_url=stage.http.base_url, trust_env=False) as stranger:
             for path in [*paths, "/api/v1/openapi.json", "/api/v1/docs/", "/", "/status/", "/status/page.js", "/none"]:
-                for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+                for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
                     assert (await stranger.request(method, path)).status_code == 401
+            key = {"sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+            headers = {"connection": "upgrade", "upgrade": "websocket"} | key
+            for path in ("/", paths[0]):
+                assert (await stranger.get(path, headers=headers)).status_code == 403
 
 
 async def test_who_names_the_mount_alone_gets_the_status_page(world: World) -> None:

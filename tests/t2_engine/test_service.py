@@ -66,6 +66,19 @@ async def test_moving_a_tree_file_by_file(world: World) -> None:
         check_invariants(machine)
 
 
+async def test_who_wants_no_more_of_a_move_ends_it_without_an_error(world: World) -> None:
+    """A client hangs up between two outcomes: that is no defect, and nothing that the log should hold."""
+    async with world.running() as machine:
+        operator = operator_of(machine)
+        for path in (b"a", b"b", b"c"):
+            await machine.write(path, b"12345")
+        reports = operator.move("archive", [b"a", b"b", b"c"], recursive=False)
+        assert await anext(reports) == Total(3, 15)
+        assert isinstance(await anext(reports), Outcome)
+        await reports.aclose()
+        check_invariants(machine)
+
+
 async def test_what_cannot_be_moved_says_why(world: World) -> None:
     async with world.running() as machine:
         operator = operator_of(machine)

@@ -12,6 +12,7 @@ import trio
 from tests.assembly import PREFIX, Background, Died, Machine, World
 from tests.invariants import check_invariants
 from tests.t2_engine.test_recover import picture, prepare
+from tierfs.core.config import Settings
 from tierfs.core.residency import Residency
 from tierfs.stores.hot import RENAME_EXCHANGE, RENAME_NOREPLACE
 
@@ -274,6 +275,8 @@ async def test_a_cold_file_has_its_name(world: World) -> None:
 
 
 async def test_names_are_bytes(world: World) -> None:
+    """The control directory is off: its name is one like any other then."""
+    world.settings = Settings.model_validate(world.settings.model_dump() | {"control_directory": False})
     names = [b"\xff\xfe", b"new\nline", b"%41", "ü".encode(), b" ", b".tierfs", b"a" * 255]
     async with world.running() as machine:
         for name in names:

@@ -13,7 +13,7 @@ import trio
 
 from tests.assembly import SETTINGS, Background, Died, Machine, Open, World
 from tests.fakes import PATIENCE_S
-from tests.invariants import check_invariants
+from tests.invariants import check_invariants, check_inventory
 from tests.model import Seen
 from tests.t3_model.transparency import SEGMENTS
 from tierfs.core.errors import AccessDenied, TierfsError
@@ -204,6 +204,7 @@ class EngineSubject:
 
     def run_policy(self) -> None:
         self.call(self.machine.daemon.run_pass)
+        self.call(check_inventory, self.machine)  # not after each step: a look notices what has changed
 
     def step_clock(self, hours: int) -> None:
         self.world.offset_ns += hours * 3600 * 10**9

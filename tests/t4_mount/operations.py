@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 CONTENT = b"0123456789" * 3
-XATTR = b"user.tierfs.test"
+XATTR = b"user.own.test"
 NOREPLACE, EXCHANGE = 1, 2
 _PAST_NS = 1_600_000_000_123_456_789
 

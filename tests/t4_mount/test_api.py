@@ -31,7 +31,7 @@ include-path = "/api/v1/tiered/events"
 parameters = { "follow" = false }
 """
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-SHORT = ["--max-examples", "4", "--phases", "coverage,fuzzing", "--checks", CHECKS, "--generation-deterministic"]
+SHORT = ["--max-examples", "2", "--phases", "coverage,fuzzing", "--checks", CHECKS, "--generation-deterministic"]
 
 
 def plan_of(home: Path, *more: str, address: str = "127.0.0.1:0", mode: int = 0o600) -> Plan:
@@ -73,13 +73,22 @@ def test_the_api_agrees_with_status(mount: Mount) -> None:
     assert asked(mount, "/api/v1/tiered/segments/cold", token="x").status_code == 401
 
 
-def test_the_next_worker_listens_too() -> None:
+def test_the_next_worker_listens_too_and_has_a_new_token() -> None:
     with directory() as home, mounted(plan_of(home)) as mount:
         address = mount.status()["api"]
         assert address.startswith("127.0.0.1:")
+        (home / "token").write_text(f"another-{TOKEN}")
+        (home / "token").chmod(0o644)
         pid = mount.kill_worker()
         mount.wait_taken_over(pid)
-        assert figures(mount)["total_segments"] == 0
+        status = mount.status()
+        assert status["api"] == "", "files are served, and nobody is let in without a secret"
+        assert any("has mode 0644" in warning for warning in status["warnings"])
+        (home / "token").chmod(0o600)
+        wait_until(lambda: mount.status()["api"])
+        assert not any("has mode 0644" in warning for warning in mount.status()["warnings"])
+        assert asked(mount, "/api/v1/tiered/stats", f"another-{TOKEN}").json()["total_segments"] == 0
+        assert asked(mount, "/api/v1/tiered/stats").status_code == 401
 
 
 def test_a_mount_whose_token_is_no_secret_is_refused() -> None:

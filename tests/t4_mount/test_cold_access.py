@@ -16,7 +16,7 @@ pytestmark = pytest.mark.mount
 
 CHUNK = 4096
 SIZES = (1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1, 3 * CHUNK, 3 * CHUNK + 1, 40 * CHUNK + 7)
-XATTR = "user.tierfs.test"
+XATTR = "user.own.test"
 
 
 def content_of(size: int) -> bytes:

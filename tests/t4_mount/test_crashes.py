@@ -20,7 +20,7 @@ _NAME = re.compile(r"[a-z_]+\.[a-z_]+")
 #: Environment variable: `all` for the whole matrix, which takes ten minutes. Else each step has its turn once.
 WHOLE = "CRASHES"
 #: Functions whose first argument names a step; the demo has steps of another kind.
-_NAMING = {"step", "_commit"}
+_NAMING = {"step", "_commit", "_turn"}
 
 
 def steps_of_the_code() -> set[str]:

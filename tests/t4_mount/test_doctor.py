@@ -25,8 +25,13 @@ from tests.faults import Fault, Kind
 from tests.mounting import Plan, directory, mounted
 from tests.proxy import in_front_of
 from tests.servers import REGION, S3Server, ServerMissing, free_port, moto, rclone
+from tests.t4_mount.children import STRANGER, run_as
+from tests.t4_mount.modes import wait_until
 from tierfs.cli.exits import Exit
+from tierfs.core.config import MountRequest, Settings
 from tierfs.core.lease import KEY, Lease, Owner
+from tierfs.doctor.patient import Patient
+from tierfs.doctor.places import examine_state
 
 BUCKET = "tierfs-doctor"
 PREFIX = "p/"
@@ -123,6 +128,76 @@ def stage(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         stage.hot.mkdir()
         stage.state.mkdir(mode=0o700)
         yield stage
+
+
+# -- a doctor who is interrupted ---------------------------------------------------------------------------------
+
+_BEGINS = """
+import os
+from functools import partial
+from pathlib import Path
+from tierfs.core.diagnosis import Diagnosis, Verdict
+from tierfs.doctor.examination import Examination, examine
+
+def look(place):
+    place.touch()
+    try:
+        while True:
+            yield Diagnosis("pid", Verdict.OK, str(os.getpid()))
+    finally:
+        place.unlink()
+
+for one in examine([Examination(name, partial(look, Path(name)), 100.0) for name in ("first", "second")]):
+    print(one.found, flush=True)
+"""
+
+
+def is_over(group: int) -> bool:
+    """Whether no process of a group runs any more; whoever inherits them may leave zombies."""
+    for one in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group, *_ = one.read_text().rpartition(") ")[2].split()
+            if int(its_group) == group and state != "Z":
+                return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_what_was_begun_is_taken_back(tmp_path: Path, number: signal.Signals) -> None:
+    """The doctor is killed, or all of its group is told to end: each part ends, too, and leaves nothing."""
+    command = [sys.executable, "-c", _BEGINS]
+    doctor = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert doctor.stdout
+        doctor.stdout.readline()
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        if number == signal.SIGKILL:
+            doctor.kill()
+        else:
+            os.killpg(doctor.pid, number)
+        doctor.stdout.close()
+        doctor.wait(PATIENCE_S)
+        wait_until(lambda: is_over(doctor.pid))
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(doctor.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_leaves_nothing_in_the_bucket(stage: Stage) -> None:
+    """Between one action of IAM and the next."""
+    where = ("--endpoint-url", stage.server.endpoint_url, "--state", str(stage.state), "--cache-size", "1MiB")
+    command = [sys.executable, "-m", "tierfs", "doctor", stage.store, str(stage.hot), *where]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as doctor:
+        assert doctor.stdout
+        assert any("s3:PutObject" in line for line in doctor.stdout)
+        os.killpg(doctor.pid, signal.SIGINT)
+    wait_until(lambda: is_over(doctor.pid))
+    with stage.server.client() as client:
+        assert "Contents" not in client.list_objects_v2(Bucket=BUCKET)
+        assert not client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
 
 
 # -- what is wrong with the host ---------------------------------------------------------------------------------
@@ -317,6 +392,15 @@ def test_it_names_the_cause(stage: Stage, setup: Callable[[Stage], Broken]) -> N
     assert all(one["meaning"] and one["remedy"] for one in found), found
     if broken.verdict == "problem":
         assert code == Exit.TROUBLE
+
+
+def test_a_state_directory_that_one_may_not_look_into_is_not_missing(stage: Stage) -> None:
+    require(os.geteuid() == 0, "becoming another user needs root")
+    stage.home.chmod(0o700)
+    patient = Patient(MountRequest("file:///store", "/mnt", str(stage.hot), str(stage.state), Settings()))
+    [(found, remedy)] = run_as(STRANGER, lambda: [(one.found, one.remedy) for one in examine_state(patient)])
+    assert found == f"{stage.state}: Permission denied"
+    assert remedy.startswith("give this user the right to it")
 
 
 @pytest.mark.mount

@@ -18,7 +18,7 @@ from tests.t4_mount.operations import below, stat_of
 
 pytestmark = pytest.mark.mount
 
-XATTR = "user.tierfs.test"
+XATTR = "user.own.test"
 
 
 def plant(root: Path) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mount
 
 CONTENT = bytes(range(256)) * 50  # a few chunks, the last one short
 OTHER = b"other" * 2000
-XATTR = "user.tierfs.test"
+XATTR = "user.own.test"
 
 
 class Teller:

@@ -15,6 +15,7 @@ from tierfs.admin import wire
 from tierfs.admin.control import cancel_on_hang_up
 from tierfs.core.config import Settings
 from tierfs.core.errors import ControlError
+from tierfs.core.profiles import policy_of
 from tierfs.engine.listing import Listing
 from tierfs.engine.observed import Facts
 from tierfs.engine.service import Operator
@@ -38,7 +39,7 @@ class Mounted:
     @property
     def policy(self) -> str:
         """Which policy its files are under."""
-        return "default" if self.settings.profile == "generic" else self.settings.profile
+        return policy_of(self.settings.profile)
 
 
 def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

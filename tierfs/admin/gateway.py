@@ -20,7 +20,7 @@ from tierfs.engine.tree import Tree
 
 _LOG = logging.getLogger(__name__)
 
-_PAUSE_S = 5.0
+_PAUSE_S = 1.0
 
 
 def api_of(tree: Tree, operator: Operator, settings: Settings) -> Later:
@@ -31,7 +31,7 @@ def api_of(tree: Tree, operator: Operator, settings: Settings) -> Later:
         from tierfs.admin import rest
         from tierfs.admin.answers import Mounted
 
-        return rest.application(Mounted(operator, Listing(tree, operator), settings))
+        return rest.application(Mounted(operator, Listing(tree, operator.entries), settings))
 
     return Later(build)
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 import trio
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState
@@ -88,13 +89,36 @@ class Connections:
                 context = WorkerContext(None)
                 piece_s = self._patience.piece_s if self._patience else None
                 watched = cast("Any", WatchedStream(stream, piece_s, cast("EventWrapper", context.terminated)))
-                await TCPServer(self._app, self._config, context, ConnectionState(cast("Any", {})), watched)
+                await _Server(self._app, self._config, context, ConnectionState(cast("Any", {})), watched)
                 nursery.cancel_scope.cancel()
         except Exception:
             # One broken conversation must not end the worker, which serves the mount.
             _LOG.exception("A connection to the control API broke")
         finally:
             self._open -= 1
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing else, whatever is offered.
+
+    In HTTP/2 a client may let nothing of an answer through, not even of a 401, and the stream is silent for ever: its
+    connection would be one of a few. And one connection would be as many requests at a time as it likes.
+    """
+
+    async def _check_protocol(self, event: object) -> None:
+        """An upgrade that is offered is not taken."""
+
+
+class _Server(TCPServer):
+    """hypercorn's, which speaks what `_Http1` speaks."""
+
+    async def _read_data(self) -> None:
+        whole = self.protocol
+        whole.protocol = _Http1(
+            *(whole.app, whole.config, whole.context, whole.task_group, whole.state),
+            *(whole.ssl, whole.client, whole.server, whole.send),
+        )
+        await super()._read_data()
 
 
 class WatchedStream:
@@ -125,10 +149,16 @@ class WatchedStream:
         """Send all of it. BrokenResourceError where the peer does not take it."""
         for begin in range(0, len(data), _PIECE_BYTES):
             with trio.move_on_after(self._piece_s) as patience:
-                await self._stream.send_all(data[begin : begin + _PIECE_BYTES])
+                await self._send(data[begin : begin + _PIECE_BYTES])
             if patience.cancelled_caught:
                 self.socket.close()
                 raise trio.BrokenResourceError(f"the client took nothing for {self._piece_s:g} s")
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BusyResourceError:  # hypercorn sends one thing at a time: what goes on is the end
+            raise trio.BrokenResourceError("the conversation ends") from None
 
 
 async def _close_when_cancelled(stream: trio.SocketStream) -> None:

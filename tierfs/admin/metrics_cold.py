@@ -134,6 +134,12 @@ def _of_the_store(measures: Measures, make: Families) -> Iterator[Metric]:
         "How long GETs took from the request to the head of the answer, of those that were answered.",
         store.first_byte,
     )
+    yield make.histogram(
+        "s3_answer_seconds",
+        "How long other requests took to a good answer, by S3 operation, with what was sent again in between.",
+        store.answered,
+        "operation",
+    )
 
 
 def _of_the_breaker(measures: Measures, make: Families) -> Iterator[Metric]:

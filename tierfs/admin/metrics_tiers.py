@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 
 from tierfs.admin.metrics_families import Families
+from tierfs.core.profiles import policy_of
 from tierfs.engine.jobs import ENDED
 from tierfs.engine.measures import Measures
 from tierfs.engine.movements import Movements
@@ -30,7 +31,7 @@ def families_of(measures: Measures) -> Iterator[Metric]:
 def _of_the_stock(measures: Measures, make: Families) -> Iterator[Metric]:
     stock = measures.stock
     tiers, is_complete = stock.tiers, stock.is_complete
-    policy = "default" if measures.profile == "generic" else measures.profile
+    policy = policy_of(measures.profile)
     # Gauges whatever their ending says: these two are named elsewhere.
     yield make.gauge(
         "segments_total",
@@ -99,6 +100,11 @@ def _of_the_policy(measures: Measures, make: Families) -> Iterator[Metric]:
         "result",
     )
     yield make.gauge("policy_pass_timestamp_seconds", "When the last pass began, 0 for never.", passes.last_ns / 1e9)
+    yield make.gauge(
+        "policy_next_pass_timestamp_seconds",
+        "When the next pass begins, or the one that runs was to begin; 0 before the first.",
+        passes.next_ns / 1e9,
+    )
     yield make.gauge(
         "policy_pass_duration_seconds",
         "How long the last pass took, with its releases and without its archives, which go on after it.",

@@ -26,11 +26,13 @@ from tierfs.engine.tier import Tier
 Page = Callable[[], Awaitable[bytes]]
 
 _LINES_AT_ONCE = 100
+_PATHS = ("mountpoint", "hot", "state")
 
 
 def pages_of(service: Service, request: Mapping[str, str], tier: Tier, told: Iterable[Told]) -> dict[bytes, Page]:
     """Every file by its name. `request` says which mount it is; `told` is what applications were told last."""
-    where = {"store": request["source"], **{name: request[name] for name in ("mountpoint", "hot", "state")}}
+    paths = {name: os.fsencode(request[name]).decode("utf-8", "backslashreplace") for name in _PATHS}  # as TOML may be
+    where = {"store": request["source"], **paths}
     return {
         b"config": partial(_config, where, tier.settings),
         b"errors": partial(_errors, told, tier.failures),

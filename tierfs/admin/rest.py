@@ -33,7 +33,7 @@ from tierfs.admin.shapes_activity import Activity
 from tierfs.admin.shapes_cost import Cost
 from tierfs.admin.swagger import Swagger
 from tierfs.core.errors import TierfsError
-from tierfs.core.secrets import shown_setting
+from tierfs.core.toml import shown
 from tierfs.engine.measures import Measures
 
 _LOG = logging.getLogger(__name__)
@@ -184,10 +184,8 @@ class Overview:
         """What the mount was made with: where everything is, and every setting. Nothing in it is secret."""
         facts = self._mounted.facts
         where = {name: getattr(facts, name) for name in ("mountpoint", "hot_directory", "state_directory", "version")}
-        settings = self._mounted.settings.model_dump(mode="json")
-        if url := settings["endpoint_url"]:
-            settings["endpoint_url"] = shown_setting(url)
-        return answer({**where, "store": shown_setting(facts.store), "settings": settings})
+        settings = {name: shown(value) for name, value in self._mounted.settings.model_dump(mode="json").items()}
+        return answer({**where, "store": shown(facts.store), "settings": settings})
 
 
 def stats_of(status: Mapping[str, Any]) -> shapes.Stats:

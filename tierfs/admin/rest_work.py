@@ -1,6 +1,7 @@
 """The REST API: files are moved, at once or as jobs; events."""
 
 import os
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
@@ -80,22 +81,18 @@ class Work:
         moved = await unless_hung_up(request, lambda: self._moved(verb, paths, which.recursive))
         if moved is None:
             return gone()
-        total, outcomes = moved
-        refused = next((one for one in outcomes if one.path == paths[0]), None) if which.is_one_file else None
+        refused = next((one for one in moved.listed if one.path == paths[0]), None) if which.is_one_file else None
         if refused and (status := wire.status_of_outcome(refused)) != 200:
             reason = _DIRECTORY if refused.error == "IsADirectoryError" else refused.reason
             return complaint(refused.error or "TierfsError", f"{os.fsdecode(refused.path)!r}: {reason}", status)
-        return answer(_movement(total, outcomes))
+        return answer(moved.as_json())
 
-    async def _moved(self, verb: Verb, paths: list[bytes], recursive: bool) -> tuple[Total, list[Outcome]]:
-        total, outcomes = Total(0, 0), []
+    async def _moved(self, verb: Verb, paths: list[bytes], recursive: bool) -> "_Moved":
+        moved = _Moved()
         async with aclosing(self._mounted.operator.move(verb, paths, recursive)) as reports:
             async for report in reports:
-                if isinstance(report, Outcome):
-                    outcomes.append(report)
-                else:
-                    total = report
-        return total, outcomes
+                moved.add(report)
+        return moved
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -126,23 +123,38 @@ class Work:
         Numbers rise; who comes back says the last one that it has seen (or its browser does, as Last-Event-ID).
         """
         is_sent = _SERVER_SENT in request.headers.get("accept", "")
-        seen = request.headers.get("last-event-id", "")
-        if seen.isascii() and seen.isdigit():
-            after = max(after, int(seen))
+        after = max(after, wire.checked_number(request.headers.get("last-event-id")))
         return EventStream(self._mounted.operator.events(after, follow), is_sent)
 
 
-def _movement(total: Total, outcomes: list[Outcome]) -> shapes.Movement:
-    counts = {name: sum(one.result == name for one in outcomes) for name in ("done", "unchanged", "failed")}
-    return {
-        "files": total.files,
-        "bytes": total.bytes,
-        "done": counts["done"],
-        "unchanged": counts["unchanged"],
-        "failed": counts["failed"],
-        "segments": [shapes.moved_of(one) for one in outcomes[:_MOST_LISTED]],
-        "omitted": max(0, len(outcomes) - _MOST_LISTED),
-    }
+class _Moved:
+    """What became of the files of a request: counted, and the first of them one by one; there may be millions."""
+
+    def __init__(self) -> None:
+        self.listed: list[Outcome] = []
+        self._total = Total(0, 0)
+        self._counts: Counter[str] = Counter()
+
+    def add(self, report: Total | Outcome) -> None:
+        """Take into account what became of one more file."""
+        if isinstance(report, Total):
+            self._total = report
+            return
+        self._counts[report.result] += 1
+        if len(self.listed) < _MOST_LISTED:
+            self.listed.append(report)
+
+    def as_json(self) -> shapes.Movement:
+        """The answer."""
+        return {
+            "files": self._total.files,
+            "bytes": self._total.bytes,
+            "done": self._counts["done"],
+            "unchanged": self._counts["unchanged"],
+            "failed": self._counts["failed"],
+            "segments": [shapes.moved_of(one) for one in self.listed],
+            "omitted": self._counts.total() - len(self.listed),
+        }
 
 
 class EventStream(Response):

@@ -34,6 +34,20 @@ def _text(value: object) -> str:
 #: Any text that stands for bytes; pydantic's own strings hold no surrogates.
 Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
 
+#: Each is tried with each name of the tree: so many, and none that is longer than a path may be, percent-encoded.
+_MOST_GLOBS = 100
+_LONGEST_GLOB = 3 * 4096
+
+
+def _glob(value: object) -> str:
+    if len(text := _text(value)) > _LONGEST_GLOB:
+        raise ValueError(f"it is longer than {_LONGEST_GLOB} characters")
+    return text
+
+
+#: The same, for a shell pattern.
+Glob = Annotated[str, PlainValidator(_glob), WithJsonSchema({"type": "string", "maxLength": _LONGEST_GLOB})]
+
 _ONE_OF: list[Any] = [{"required": [name]} for name in ("segment_path", "segment_paths", "globs")]
 
 
@@ -44,11 +58,12 @@ class Which(BaseModel):
 
     segment_path: Text = Field("", description="A file, relative to the mountpoint.")
     segment_paths: list[Text] = Field([], description="Several files.", min_length=1)
-    globs: list[Text] = Field(
+    globs: list[Glob] = Field(
         [],
         description="All files that match one of these shell patterns: one with a slash is matched against the whole "
         "path, one without against each name in it.",
         min_length=1,
+        max_length=_MOST_GLOBS,
     )
     recursive: bool = Field(False, description="A directory stands for all files below it.")
     asynchronous: bool = Field(False, description="Answer at once, with a job that goes on by itself.")

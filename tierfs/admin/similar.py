@@ -25,7 +25,8 @@ class _Kind:
 class Similar(logging.Handler):
     """Hands lines on to another handler; of those that are alike so many in a while, then how many more there were.
 
-    Alike are lines of one logger, level and template; of events: of one kind and change.
+    Alike are lines of one logger, level and template; of events: of one kind and change. A line that comes from another
+    process is text already: `alike` is the template that it had there.
     """
 
     def __init__(self, target: logging.Handler, lines: int = _LINES, while_s: float = _WHILE_S) -> None:
@@ -78,11 +79,13 @@ class Similar(logging.Handler):
         """The end of a while: one line for those that were counted."""
         kind = self._kinds.pop(key, None)
         if kind and kind.last:
-            more = kind.count - self._lines
-            text = (
-                f"{more} similar lines in {kind.last.created - kind.since_s:.0f} s, the last: {kind.last.getMessage()}"
-            )
-            told = {**vars(kind.last), "msg": text, "args": (), "similar": more}
+            more, last = kind.count - self._lines, kind.last
+            try:
+                text = f"{more} similar lines in {last.created - kind.since_s:.0f} s, the last: {last.getMessage()}"
+            except Exception:  # as any handler: a line that is written wrongly is no reason to end whoever writes it
+                self.handleError(last)
+                return
+            told = {**vars(last), "msg": text, "args": (), "similar": more}
             self._target.handle(logging.makeLogRecord(told))
 
 
@@ -90,4 +93,4 @@ def _kind_of(record: logging.LogRecord) -> Hashable:
     fields = getattr(record, "fields", None)
     if fields:
         return (fields["kind"], fields["from"], fields["to"])
-    return (record.name, record.levelno, str(record.msg))
+    return (record.name, record.levelno, getattr(record, "alike", str(record.msg)))

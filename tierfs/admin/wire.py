@@ -18,6 +18,7 @@ from typing import Any
 from tierfs.core import errors
 from tierfs.core.errors import ControlError, TierfsError
 from tierfs.core.reports import (
+    DEEPEST,
     CheckOrder,
     Entry,
     EventReport,
@@ -73,8 +74,6 @@ _STATUSES: tuple[tuple[type[BaseException], int], ...] = (
     (IsADirectoryError, 409),
     (PermissionError, 403),
 )
-#: Parts of a path; directories are opened one inside the other.
-_DEEPEST = 500
 #: Paths that no file can have are not there.
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -151,8 +150,8 @@ def checked_path(value: object) -> bytes:
         raise ControlError(f"the path {value!r} holds surrogates that stand for no byte") from None
     parts = path.split(b"/")
     is_strange = b"\0" in path or any(part in (b"", b".", b"..") for part in parts)
-    if len(parts) > _DEEPEST:
-        raise ControlError(f"the path {value[:80]!r}... has more than {_DEEPEST} parts")
+    if len(parts) > DEEPEST:
+        raise ControlError(f"the path {value[:80]!r}... has more than {DEEPEST} parts")
     if path and is_strange:
         raise ControlError(f"the path {value!r} is not one inside the mount: it is absolute, or has empty or dot parts")
     return path
@@ -167,9 +166,9 @@ def checked_verb(value: object) -> Verb:
 
 
 def checked_number(value: str | None) -> int:
-    """A number in the query of a request, 0 where there is none. ControlError."""
-    if value is not None and not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_NUMBER):
-        raise ControlError(f"{value!r} is not a number")
+    """A number in the query or a header of a request, 0 where there is none. ControlError."""
+    if value and not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_NUMBER):
+        raise ControlError(f"{value[:80]!r} is not a number")
     return int(value or 0)
 
 

@@ -23,6 +23,7 @@ _COMMANDS = {
     "umount": ("tierfs.cli.mounting:umount", "Take a mount away; its hot files stay where they are."),
     "upgrade": ("tierfs.cli.upgrading:upgrade", "Have a mount served by the tierfs that is installed now."),
     "status": ("tierfs.cli.observing:status", "Show a mount, or all of this host, in figures."),
+    "top": ("tierfs.cli.topping:top", "Show a mount as it lives: rates, transfers, the hottest files."),
     "metrics": ("tierfs.cli.observing:metrics", "Print what is counted, for Prometheus."),
     "events": ("tierfs.cli.watching:events", "Show what happened to a mount, and follow what happens."),
     "jobs": ("tierfs.cli.watching:jobs", "Show and cancel what was begun with --background."),

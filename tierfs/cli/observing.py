@@ -33,7 +33,7 @@ def status(mountpoint: str | None, as_json: bool) -> int:
 
     \b
     mountpoint, store, hot_directory, state_directory, api, version   text
-    hot, warm, cold    {files, bytes}
+    hot, warm, cold    {files, bytes}; hot_disk: {size, free, level, high, low}, the filesystem of the hot tier
     as_of_ns           when hot files were looked at, ns since the epoch; in a large tree by the policy's last pass
     lost               {files, bytes}: those of the cold files whose bytes are gone; `ls -r` says which
     cold_reads         {reads, bytes_asked, bytes_fetched, gets, waits, deadline_misses, retries, corrupt_chunks};

@@ -41,6 +41,11 @@ def shown_path(path: str) -> str:
     return f"$'{''.join(parts)}'"
 
 
+def on_one_line(text: str) -> str:
+    """What somebody said, without what could break a line or change a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def shown_size(size: float) -> str:
     """Bytes in three digits and a binary unit: 0, 512, 1.5K, 10M."""
     if size < 1024:
@@ -215,11 +220,12 @@ def _runway(runway: Mapping[str, Any]) -> str:
     if up["state"] == "unknown":
         return f"not enough history yet to say when the hot tier is full ({shown_age(runway['history_s'])})"
     if runway["is_down"]:
-        return f"{_outlook(down)}; the store is down"
-    return f"{_outlook(up)}; with the store down: {_outlook(down)}"
+        return f"{outlook(down)}; the store is down"
+    return f"{outlook(up)}; with the store down: {outlook(down)}"
 
 
-def _outlook(outlook: Mapping[str, Any]) -> str:
+def outlook(outlook: Mapping[str, Any]) -> str:
+    """When a disk is full."""
     if outlook["state"] != "filling":
         return "not filling"
     rate = shown_size(outlook["bytes_per_second"] * 3600)

@@ -14,7 +14,7 @@ from tierfs.core.config import HEADINGS, Settings
 from tierfs.core.diagnosis import contradiction_of_cache, contradiction_of_watermark
 from tierfs.core.errors import ConfigError
 from tierfs.core.profiles import PROFILES
-from tierfs.core.toml import toml_of, toml_of_setting
+from tierfs.core.toml import shown, toml_of, toml_of_setting
 from tierfs.mount import kernel
 
 
@@ -38,20 +38,20 @@ def show(config: str | None, as_json: bool, **flags: object) -> None:
     \b
     TIERFS_WARM_AFTER=2h tierfs config show --config /etc/tierfs/data.toml
 
-    The output is a settings file itself.
+    The output is a settings file itself. What is secret in a URL is *** in it.
     """
     gathered = gather(config, os.environ, flags)
     if as_json:
-        where = {name: one.value for name, one in gathered.where.items()}
-        click.echo(json.dumps(where | gathered.settings.model_dump(mode="json"), indent=1))
+        values = {name: one.value for name, one in gathered.where.items()} | gathered.settings.model_dump(mode="json")
+        click.echo(json.dumps({name: shown(value) for name, value in values.items()}, indent=1))
         return
     for name, one in gathered.where.items():
-        click.echo(f"{name} = {toml_of(one.value)}  # {one.source}")
+        click.echo(f"{name} = {toml_of(shown(one.value))}  # {one.source}")
     for name in Settings.model_fields:
         if name in HEADINGS:
             click.echo(f"\n# {HEADINGS[name]}")
         source = gathered.given[name].source if name in gathered.given else "default"
-        click.echo(f"{name} = {toml_of_setting(name, getattr(gathered.settings, name))}  # {source}")
+        click.echo(f"{name} = {toml_of_setting(name, shown(getattr(gathered.settings, name)))}  # {source}")
 
 
 @config.command()

@@ -11,7 +11,16 @@ import click
 from tierfs.admin import registry
 from tierfs.admin.client import Client
 from tierfs.cli.exits import Exit
-from tierfs.cli.rendering import print_json_array, shown_absolute, shown_age, shown_duration, shown_path, shown_size
+from tierfs.cli.rendering import (
+    on_one_line,
+    print_json_array,
+    shown_absolute,
+    shown_age,
+    shown_duration,
+    shown_path,
+    shown_size,
+)
+from tierfs.cli.targets import one_mount
 from tierfs.core.errors import ConfigError, ControlError, NoSuchJob
 from tierfs.core.quantities import parse_age
 from tierfs.core.reports import EventReport, JobReport, Outcome
@@ -54,7 +63,7 @@ def events(mountpoint: str | None, follow: bool, since: str | None, after: int, 
     bytes      size of the file where it moved, else 0
     duration   seconds that it took; 0 where nobody knows
     """
-    mount = _mount_of(mountpoint)
+    mount = one_mount(mountpoint)
     if since is not None:
         try:
             oldest_ns = time.time_ns() - parse_age(since)
@@ -67,17 +76,6 @@ def events(mountpoint: str | None, follow: bool, since: str | None, after: int, 
             shown = json.dumps(_event_json(event, mount)) if as_json else _event_line(event, mount)
             click.echo(shown)  # each is flushed: somebody waits for it
     return Exit.OK
-
-
-def _mount_of(mountpoint: str | None) -> registry.Mount:
-    """The mount that is named, or the only one. ControlError."""
-    if mountpoint is not None:
-        return registry.find_mountpoint(mountpoint)
-    alive = [mount for mount in registry.mounts() if mount.is_alive]
-    if len(alive) != 1:
-        many = ", ".join(shown_path(mount.mountpoint) for mount in alive)
-        raise ControlError(f"name one of the mounts of this host: {many}" if many else "no tierfs mount on this host")
-    return alive[0]
 
 
 def _followed(mount: registry.Mount, after: int) -> Iterator[EventReport]:
@@ -122,12 +120,8 @@ def _event_line(event: EventReport, mount: registry.Mount) -> str:
     name = shown_path(shown_absolute(mount.mountpoint, event.path)) if event.path else ""
     figures = [shown_size(event.bytes)] if event.bytes else []
     figures += [shown_duration(event.duration_ns / 1e9)] if event.duration_ns else []
-    parts = [name, f"({', '.join(figures)})" if figures else "", _on_one_line(event.reason)]
+    parts = [name, f"({', '.join(figures)})" if figures else "", on_one_line(event.reason)]
     return f"{at}  {turned:<22}  {'  '.join(filter(None, parts))}".rstrip()
-
-
-def _on_one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 @click.command()
@@ -212,13 +206,13 @@ def _job_line(job: JobReport) -> str:
     line = (
         f"{job.id:<10}{job.verb:<9}{job.state:<11}{files:>15}{shown_size(job.done_bytes):>9}{job.failed:>8}{began:>8}"
     )
-    return f"{line}\n  {_on_one_line(job.reason)}" if job.reason else line
+    return f"{line}\n  {on_one_line(job.reason)}" if job.reason else line
 
 
 def _print_job(job: JobReport, failures: list[Outcome], mount: registry.Mount) -> None:
     click.echo(_JOBS_HEADER)
     click.echo(_job_line(job))
     for one in failures:
-        click.echo(f"  {shown_path(shown_absolute(mount.mountpoint, one.path))}: {one.reason}")
+        click.echo(f"  {shown_path(shown_absolute(mount.mountpoint, one.path))}: {on_one_line(one.reason)}")
     if job.failed > len(failures):
         click.echo(f"  and {job.failed - len(failures)} more")

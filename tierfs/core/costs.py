@@ -215,14 +215,24 @@ def small_objects(objects: Mapping[int, int], rates: Rates) -> SmallObjects:
 
 def pays_from(rates: Rates) -> int | None:
     """From which size on, in bytes, the store costs at most what the SSD does; None where it never does."""
+    paid = _pays_from(rates, rates.store.objects_1000)
+    if paid is None or paid > rates.store.objects_from:
+        return paid
+    return _pays_from(rates, _NOTHING)  # those that would be too small for it pay nothing for each object
+
+
+def _pays_from(rates: Rates, objects_1000: Decimal) -> int | None:
+    """The same where every object has this price."""
     least, store, ssd = rates.store.minimum_size, Fraction(rates.store.gb_month), Fraction(rates.ssd_gb_month)
-    per_object = Fraction(rates.store.objects_1000) * GB / 1000
+    per_object = Fraction(objects_1000) * GB / 1000
     # Below the least billed size the store costs the same for any size, from there on it grows with the size.
     if store > ssd:
         return None
     if ssd and (flat := _ceil((least * store + per_object) / ssd)) <= least:
         return flat
-    return max(least, _ceil(per_object / (ssd - store))) if ssd > store else None
+    if store == ssd:
+        return None if per_object else 0
+    return max(least, _ceil(per_object / (ssd - store)))
 
 
 def left_to_pay(gone: Mapping[int, tuple[int, int]], rates: Rates) -> tuple[int, int, Fraction]:

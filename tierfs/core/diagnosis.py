@@ -48,17 +48,21 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A filesystem in figures (statvfs(3)): bytes and inodes; `inodes` is 0 where there is no limit."""
+    """A filesystem in figures (statvfs(3)): bytes and inodes; `inodes` is 0 where there is no limit.
+
+    `free` is for who is not root; what is `reserved` for root is neither that, nor taken.
+    """
 
     free: int
     total: int
     inodes_free: int = 0
     inodes: int = 0
+    reserved: int = 0
 
     @property
     def used(self) -> int:
-        """Bytes that are taken."""
-        return self.total - self.free
+        """Bytes that are taken: what the watermarks are compared with."""
+        return self.total - self.free - self.reserved
 
     @property
     def why_full(self) -> str:

@@ -1,7 +1,7 @@
 """How the tiers filled over the last day: a sample a minute, of what is long ago one every ten minutes. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 _MINUTE_NS = 60 * 10**9
@@ -23,7 +23,14 @@ class FillSample:
 
     def as_json(self) -> dict[str, int]:
         """For who draws it."""
-        return asdict(self)
+        # By hand: dataclasses.asdict takes ten times as long, and there are many.
+        return {
+            "at_ns": self.at_ns,
+            "hot_bytes": self.hot_bytes,
+            "warm_bytes": self.warm_bytes,
+            "cold_bytes": self.cold_bytes,
+            "cache_bytes": self.cache_bytes,
+        }
 
 
 def with_sample(samples: Sequence[FillSample], sample: FillSample) -> tuple[FillSample, ...]:

@@ -27,7 +27,8 @@ class Verb(StrEnum):
 class HotFile:
     """What the policy looks at in one file that has hot bytes; sizes in bytes, times in nanoseconds since the epoch.
 
-    `holes` are the bytes of `size` that take no room: brokers preallocate indexes.
+    `holes` are the bytes of `size` that take no room: brokers preallocate indexes, and of a file with several names
+    each has its share.
     """
 
     path: bytes

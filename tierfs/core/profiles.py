@@ -130,3 +130,8 @@ def over_profile(given: Mapping[str, Given]) -> dict[str, Given]:
     return {one: Given(choice.value, f"{one} in profile {name}") for one, choice in PROFILES[name].items()} | dict(
         given
     )
+
+
+def policy_of(profile: str) -> str:
+    """Which policy the files of a mount are under, as the API and the metrics call it: its profile, or default."""
+    return "default" if profile == "generic" else profile

@@ -8,6 +8,9 @@ from typing import Literal
 
 from tierfs.core.residency import Residency, Tier
 
+#: Parts of a path that can be asked for: directories are opened one inside the other.
+DEEPEST = 500
+
 Verb = Literal["archive", "release", "restore"]
 Result = Literal["done", "unchanged", "failed"]
 StoreState = Literal["closed", "open", "half-open"]

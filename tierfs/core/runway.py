@@ -5,7 +5,7 @@ applications wrote (bytes in use, with what was released added and what was rest
 fill if nothing could move: that is what happens while the store is down.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import median
@@ -16,6 +16,8 @@ WINDOW_NS = 6 * 3_600 * 10**9
 #: Pairs of samples give the rate; below so many samples, or so short a time, one burst would be all of it.
 _FEWEST_SAMPLES = 6
 _SHORTEST_NS = 1_800 * 10**9
+#: Nearer to each other they say nothing more, and a worker that is started again and again would leave thousands.
+_NEAREST_NS = 240 * 10**9
 #: A warning comes a day ahead: room takes a person who looks in office hours, or a disk that has to be ordered.
 WARN_BELOW_S = 86_400.0
 
@@ -100,7 +102,10 @@ class Runway:
 def kept(samples: Sequence[Sample], sample: Sample) -> tuple[Sample, ...]:
     """The samples of the window, with one more; none that are not older than it (the clock was set back)."""
     earliest_ns = sample.at_ns - WINDOW_NS
-    return (*(one for one in samples if earliest_ns <= one.at_ns < sample.at_ns), sample)
+    found = [one for one in samples if earliest_ns <= one.at_ns < sample.at_ns]
+    if len(found) > 1 and found[-1].at_ns - found[-2].at_ns < _NEAREST_NS:
+        del found[-1]
+    return (*found, sample)
 
 
 def growth_of(samples: Sequence[Sample]) -> Growth | None:
@@ -110,11 +115,16 @@ def growth_of(samples: Sequence[Sample]) -> Growth | None:
     """
     if len(samples) < _FEWEST_SAMPLES or samples[-1].at_ns - samples[0].at_ns < _SHORTEST_NS:
         return None
-    pairs = [(one, other) for one, other in combinations(samples, 2) if other.at_ns > one.at_ns]
+    at_s = [(one.at_ns - samples[0].at_ns) / 1e9 for one in samples]
     return Growth(
-        up=median((other.used - one.used) * 10**9 / (other.at_ns - one.at_ns) for one, other in pairs),
-        down=median((other.written - one.written) * 10**9 / (other.at_ns - one.at_ns) for one, other in pairs),
+        up=_rate(zip(at_s, [one.used for one in samples], strict=True)),
+        down=_rate(zip(at_s, [one.written for one in samples], strict=True)),
     )
+
+
+def _rate(points: Iterable[tuple[float, int]]) -> float:
+    """The median: thousands of pairs, in a loop that serves others, so there is nothing in it that can be outside."""
+    return median([(b - a) / (t - s) for (s, a), (t, b) in combinations(points, 2) if t > s])
 
 
 def runway(growth: Growth | None, room: Room, history_s: float, is_down: bool) -> Runway:

@@ -1,10 +1,14 @@
 """Settings as TOML, as a settings file has them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
 from tierfs.core.config import HEADINGS, Settings
 from tierfs.core.secrets import shown_setting
+
+#: What a basic string of TOML cannot have as it is: quotes, backslashes, and control characters but the tab.
+_NOT_AS_IT_IS = re.compile(r'["\\\x00-\x08\x0a-\x1f\x7f]')
 
 
 def toml_of(value: Any) -> str:
@@ -17,8 +21,7 @@ def toml_of(value: Any) -> str:
         return str(value)
     if isinstance(value, tuple):
         return f"[{', '.join(toml_of(one) for one in value)}]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'"{_NOT_AS_IT_IS.sub(_escaped, str(value))}"'
 
 
 def toml_of_setting(name: str, value: Any) -> str:
@@ -29,13 +32,19 @@ def toml_of_setting(name: str, value: Any) -> str:
 
 def settings_file(where: Mapping[str, str], settings: Settings) -> str:
     """A settings file with all that a mount runs with. What is secret in a URL is *** in it."""
-    lines = [f"{name} = {toml_of(_shown(value))}" for name, value in where.items()]
+    lines = [f"{name} = {toml_of(shown(value))}" for name, value in where.items()]
     for name in Settings.model_fields:
         if name in HEADINGS:
             lines += ["", f"# {HEADINGS[name]}"]
-        lines.append(f"{name} = {toml_of_setting(name, _shown(getattr(settings, name)))}")
+        lines.append(f"{name} = {toml_of_setting(name, shown(getattr(settings, name)))}")
     return "\n".join([*lines, ""])
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
+    """The value of a setting as whoever may see settings may see it."""
     return shown_setting(value) if type(value) is str else value
+
+
+def _escaped(found: re.Match[str]) -> str:
+    char = found.group()
+    return f"\\{char}" if char in '"\\' else f"\\u{ord(char):04X}"

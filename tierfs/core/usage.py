@@ -14,28 +14,19 @@ HOUR_NS = 3_600 * 10**9
 DAY_NS = 24 * HOUR_NS
 #: This hour, and the 23 before it.
 HOURS = 24
+#: Deleted objects, files and bytes, by the whole days that they were there at most.
+Gone = Mapping[int, tuple[int, int]]
 #: Objects that were there for longer are not told apart: no class of S3 bills more than 180 days that are not over.
 _MOST_DAYS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """What was counted in the hour that began at `begins_ns`.
-
-    `gone` are the objects that were deleted: files and bytes by the whole days that they were there at most.
-    """
+    """What was counted in the hour that began at `begins_ns`."""
 
     begins_ns: int
     traffic: Traffic = field(default_factory=Traffic)
-    gone: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """An object that the tree gave up: how large, and how long it was there at most, in nanoseconds."""
-
-    size: int
-    age_ns: int
+    gone: Gone = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +39,19 @@ class Usage:
     since_ns: int = 0
     hours: tuple[Hour, ...] = ()
 
-    def counted(self, traffic: Traffic, gone: tuple[Gone, ...], now_ns: int) -> "Usage":
+    def counted(self, traffic: Traffic, gone: Gone, now_ns: int) -> "Usage":
         """With what was counted since the last time; older hours than those of a day are forgotten."""
         begins_ns = now_ns - now_ns % HOUR_NS
         kept = [hour for hour in self.hours if begins_ns - (HOURS - 1) * HOUR_NS <= hour.begins_ns < begins_ns]
         [current] = [hour for hour in self.hours if hour.begins_ns == begins_ns] or [Hour(begins_ns)]
         since_ns = self.since_ns if 0 < self.since_ns <= now_ns else now_ns
         if any(traffic.requests.values()) or traffic.uploaded or traffic.downloaded or gone:
-            current = replace(current, traffic=plus(current.traffic, traffic), gone=_with(current.gone, gone))
+            current = replace(current, traffic=plus(current.traffic, traffic), gone=_sum(current.gone, gone))
         return Usage(since_ns, (*kept, *([current] if current != Hour(begins_ns) else ())))
 
     def last_day(self, now_ns: int) -> tuple[int, Hour]:
         """What was counted in the last day, and over how many nanoseconds: the hour now, and the 23 before it."""
-        here = self.counted(Traffic(), (), now_ns)
+        here = self.counted(Traffic(), {}, now_ns)
         first_ns = now_ns - now_ns % HOUR_NS - (HOURS - 1) * HOUR_NS
         total = Hour(max(here.since_ns, first_ns))
         for hour in here.hours:
@@ -123,16 +114,12 @@ def minus(now: Traffic, before: Traffic) -> Traffic:
     )
 
 
-def _with(gone: Mapping[int, tuple[int, int]], more: tuple[Gone, ...]) -> Mapping[int, tuple[int, int]]:
-    found = dict(gone)
-    for one in more:
-        days = min(max(0, one.age_ns) // DAY_NS, _MOST_DAYS)
-        files, size = found.get(days, (0, 0))
-        found[days] = files + 1, size + one.size
-    return found
+def days_of(age_ns: int) -> int:
+    """The whole days that an object was there at most, by its age in nanoseconds at most."""
+    return min(max(0, age_ns) // DAY_NS, _MOST_DAYS)
 
 
-def _sum(one: Mapping[int, tuple[int, int]], other: Mapping[int, tuple[int, int]]) -> Mapping[int, tuple[int, int]]:
+def _sum(one: Gone, other: Gone) -> Gone:
     found = dict(one)
     for days, (files, size) in other.items():
         before_files, before_size = found.get(days, (0, 0))

@@ -4,13 +4,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tierfs.cold import s3_settings
 from tierfs.core.diagnosis import (
     Diagnosis,
-    Room,
     Verdict,
     judge_lease,
     judge_right,
@@ -18,8 +18,10 @@ from tierfs.core.diagnosis import (
 )
 from tierfs.core.errors import AccessDenied, BucketMissing, StoreError, TierfsError
 from tierfs.core.lease import KEY, Found
+from tierfs.doctor.examination import Diagnoses
 from tierfs.doctor.network import reach
 from tierfs.doctor.patient import Patient
+from tierfs.doctor.places import room_of
 from tierfs.stores.address import StoreAddress, parse_store
 from tierfs.stores.directory_layout import RESERVED
 from tierfs.stores.directory_lease import DirectoryLeasePlace
@@ -35,7 +37,7 @@ _HOW_CREDENTIALS = (
 )
 
 
-def examine_cold_tier(patient: Patient) -> Iterator[Diagnosis]:
+def examine_cold_tier(patient: Patient) -> Diagnoses:
     """The store of the mount that is meant, if there is one. It is left as it was."""
     if patient.request is None:
         return
@@ -85,9 +87,10 @@ def _asked(bucket: "S3Examined", patient: Patient) -> Iterator[Diagnosis]:
     yield Diagnosis("credentials", Verdict.OK, f"from {found}")
     yield _region(bucket, patient)
     refused: set[str] = set()
-    for right in bucket.rights():
-        refused |= {right.action} if right.refusal else set()
-        yield judge_right(right)
+    with closing(bucket.rights()) as rights:  # who stops listening has it take back what it has written
+        for right in rights:
+            refused |= {right.action} if right.refusal else set()
+            yield judge_right(right)
     if not refused:  # else it would say the same, less well
         yield from _abilities(bucket.shortcomings())
     if "s3:GetObject" not in refused:
@@ -160,8 +163,7 @@ def _directory(address: StoreAddress, patient: Patient) -> Iterator[Diagnosis]:
         yield Diagnosis(subject, Verdict.PROBLEM, f"{path}: nothing can be written: {error.strerror}", meaning, remedy)
         return
     yield Diagnosis(subject, Verdict.OK, f"{path}, {'with' if is_known else 'without'} objects of tierfs")
-    st = os.statvfs(path)
-    if full := Room(st.f_bavail * st.f_frsize, st.f_blocks * st.f_frsize, st.f_favail, st.f_files).why_full:
+    if full := room_of(os.statvfs(path)).why_full:
         yield Diagnosis("store disk", Verdict.PROBLEM, f"full: {full}", "nothing can be archived", "make room")
     if os.path.exists(os.path.join(reserved, KEY)):  # else reading it would leave a lock behind, which is ours
         try:

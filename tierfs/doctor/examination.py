@@ -9,13 +9,20 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 
 from tierfs.core.diagnosis import Diagnosis, Verdict
 
 _BLOCK = 1 << 16
+#: Ctrl-C, a terminal that is closed, a service that is stopped: what was begun is still taken back.
+_ENDINGS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+#: What hangs ends by itself so many seconds after its patience, where the doctor is gone who would end it.
+_GRACE_S = 30
+
+#: Tells what it finds. It is closed when nobody listens any more, and then takes back what it has begun.
+Diagnoses = Generator[Diagnosis, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +30,7 @@ class Examination:
     """What looks at `subject`; it may be silent for `patience_s` before it counts as hanging."""
 
     subject: str
-    run: Callable[[], Iterator[Diagnosis]]
+    run: Callable[[], Diagnoses]
     patience_s: float = 15.0
 
 
@@ -50,7 +57,9 @@ class _Case:
 
 def examine(examinations: list[Examination]) -> Iterator[Diagnosis]:
     """What they find, in their order, as soon as it can be said. OSError where no process can be started."""
-    cases = [_begin(one) for one in examinations]
+    cases: list[_Case] = []
+    for one in examinations:
+        cases.append(_begin(one, cases))
     with selectors.DefaultSelector() as selector:
         for case in cases:
             selector.register(case.fd, selectors.EVENT_READ, case)
@@ -63,11 +72,12 @@ def examine(examinations: list[Examination]) -> Iterator[Diagnosis]:
                     _wait(selector, cases)
 
 
-def _begin(examination: Examination) -> _Case:
+def _begin(examination: Examination, before: list[_Case]) -> _Case:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(reading)
+        for fd in (reading, *(case.fd for case in before)):
+            os.close(fd)  # else who writes to us would not notice that the doctor is gone
         _run(examination, writing)
     os.close(writing)
     return _Case(examination, pid, reading, time.monotonic())
@@ -76,9 +86,14 @@ def _begin(examination: Examination) -> _Case:
 def _run(examination: Examination, out: int) -> None:
     """The process: it ends here, whatever happens."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        for diagnosis in examination.run():
-            os.write(out, json.dumps(asdict(diagnosis)).encode() + b"\n")
+        is_ending = _noted_endings()
+        signal.alarm(round(examination.patience_s) + _GRACE_S)
+        with closing(examination.run()) as found:
+            for diagnosis in found:
+                os.write(out, json.dumps(asdict(diagnosis)).encode() + b"\n")
+                if is_ending():
+                    break
+                signal.alarm(round(examination.patience_s) + _GRACE_S)
     except Exception as error:
         failed = Diagnosis(
             examination.subject,
@@ -91,6 +106,14 @@ def _run(examination: Examination, out: int) -> None:
             os.write(out, json.dumps(asdict(failed)).encode() + b"\n")
     finally:
         os._exit(0)
+
+
+def _noted_endings() -> Callable[[], bool]:
+    """Have the process end between two diagnoses, not within a request whose answer says what is to be taken back."""
+    noted: list[int] = []
+    for number in _ENDINGS:
+        signal.signal(number, lambda number, _frame: noted.append(number))
+    return lambda: bool(noted)
 
 
 def _wait(selector: selectors.BaseSelector, cases: list[_Case]) -> None:

@@ -6,12 +6,12 @@ import os
 import resource
 import shutil
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from tierfs.core.diagnosis import ENDLESS, Diagnosis, Verdict, judge_descriptors, judge_kernel, judge_memory
+from tierfs.doctor.examination import Diagnoses
 from tierfs.doctor.patient import Patient
 
 _DEVICE = "/dev/fuse"
@@ -21,7 +21,7 @@ _LIBRARIES = ("boto3", "botocore", "click", "diskcache", "httpx", "pydantic", "p
 _NATIVE = "tierfs.mount._native"
 
 
-def examine_host(patient: Patient) -> Iterator[Diagnosis]:
+def examine_host(patient: Patient) -> Diagnoses:
     """What every mount on this host meets."""
     yield judge_kernel(os.uname().release)
     yield _device()

@@ -2,19 +2,19 @@
 
 import http.client
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 from tierfs.admin import registry
 from tierfs.core.diagnosis import Diagnosis, Verdict
 from tierfs.core.errors import ControlError
+from tierfs.doctor.examination import Diagnoses
 from tierfs.mount import kernel
 
 _PATIENCE_S = 5.0
 _WAITING = {"T": "stopped by a signal", "t": "stopped by a debugger", "D": "waiting for a disk", "Z": "dead"}
 
 
-def examine_neighbours() -> Iterator[Diagnosis]:
+def examine_neighbours() -> Diagnoses:
     """Every mount that is registered."""
     try:
         mounts = registry.mounts()

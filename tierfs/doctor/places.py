@@ -11,6 +11,7 @@ from pathlib import Path
 from tierfs.core.diagnosis import Diagnosis, Room, Verdict, judge_hot_room, judge_state_room
 from tierfs.core.errors import CatalogError
 from tierfs.core.records import Fd
+from tierfs.doctor.examination import Diagnoses
 from tierfs.doctor.patient import Patient
 from tierfs.mount import kernel, trial
 from tierfs.stores.catalog_view import CatalogView
@@ -31,7 +32,7 @@ _MOST_FILES = 1 << 20  # of a cache that are counted
 _SAME_DEVICE = 1 << 16  # weighs more than any path is long
 
 
-def examine_hot(patient: Patient) -> Iterator[Diagnosis]:
+def examine_hot(patient: Patient) -> Diagnoses:
     """The hot directory, and whether the kernel could pass its files through."""
     request = patient.request
     if request is None:
@@ -47,7 +48,7 @@ def examine_hot(patient: Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("hot directory", Verdict.SKIPPED, found)
         return
     yield from _filesystem(request.hot, fd, patient)
-    yield judge_hot_room(_room(fd), patient.settings.high_watermark)
+    yield judge_hot_room(room_of(os.fstatvfs(fd)), patient.settings.high_watermark)
     yield from _try_passthrough(fd)
 
 
@@ -149,13 +150,18 @@ def _try_passthrough(directory: int | None) -> Iterator[Diagnosis]:
         yield Diagnosis(subject, Verdict.OK, "tried: the kernel takes it")
 
 
-def examine_state(patient: Patient) -> Iterator[Diagnosis]:
+def examine_state(patient: Patient) -> Diagnoses:
     """The state directory, its disk, and the catalog."""
     if patient.request is None:
         return
     path = Path(patient.request.state)
-    if not os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
         yield from _not_there_yet(path, patient)
+        return
+    except OSError as error:  # somebody else's, as it seems: who may not look does not know
+        yield _unusable("state directory", str(path), error)
         return
     try:
         why = why_foreign(path, own_users()) or why_foreign_inside(path, own_users())
@@ -169,7 +175,7 @@ def examine_state(patient: Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("state directory", Verdict.PROBLEM, f"{path} {why}", meaning, remedy)
         return
     yield Diagnosis("state directory", Verdict.OK, f"{path}, mode {mode:04o}")
-    yield judge_state_room(_room(path), patient.settings.cache_size, _size_of(path / "cache"))
+    yield judge_state_room(room_of(os.statvfs(path)), patient.settings.cache_size, _size_of(path / "cache"))
     yield _catalog(path)
 
 
@@ -177,7 +183,7 @@ def _not_there_yet(path: Path, patient: Patient) -> Iterator[Diagnosis]:
     above = next(one for one in path.parents if one.exists())
     if os.access(above, os.W_OK | os.X_OK):
         yield Diagnosis("state directory", Verdict.OK, f"{path} is not there yet, and can be made")
-        yield judge_state_room(_room(above), patient.settings.cache_size, 0)
+        yield judge_state_room(room_of(os.statvfs(above)), patient.settings.cache_size, 0)
         return
     meaning = "a mount cannot be made without one"
     found = f"{path} is not there, and cannot be made in {above}"
@@ -222,10 +228,11 @@ def filesystem_of(device: int, path: str) -> str:
     return kind
 
 
-def _room(place: int | Path) -> Room:
-    st = os.statvfs(place)
-    # Root may use the reserved blocks, too; what it would use up is not room.
-    return Room(st.f_bavail * st.f_frsize, st.f_blocks * st.f_frsize, st.f_favail, st.f_files)
+def room_of(st: os.statvfs_result) -> Room:
+    """A filesystem in figures. Root may use the reserved blocks, too; what it would use up is not room."""
+    unit = st.f_frsize
+    reserved = (st.f_bfree - st.f_bavail) * unit
+    return Room(st.f_bavail * unit, st.f_blocks * unit, st.f_favail, st.f_files, reserved)
 
 
 def _size_of(cache: Path) -> int:

@@ -20,6 +20,7 @@ from tierfs.core.histogram import Histogram
 from tierfs.core.hottest import Hottest, busiest
 from tierfs.core.records import Ino
 from tierfs.core.residency import WITHOUT_HOT_BYTES
+from tierfs.core.secrets import masked
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.figures import Figures
 from tierfs.engine.movements import Movement
@@ -135,7 +136,7 @@ class Activity:
         engine = self._figures.engine
         found = engine.tier.hot.statvfs()
         used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        return used + engine.archiver.released_bytes - engine.restorer.restored_bytes
+        return used + engine.archiver.released_bytes - engine.restorer.restores.bytes
 
     def _store(self, cold: ColdNumbers) -> Mapping[str, object]:
         """Whether the store is asked, and how long it takes to answer; the worse of both circuits counts."""
@@ -180,6 +181,7 @@ class Activity:
             if opens or sizes or self._hottest.uses:
                 fewer = await _fewer(opens), await _fewer(sizes)
                 self._hottest = self._hottest.later(*fewer, self._figures.engine.tier.now())
+                await trio.lowlevel.checkpoint()
 
     def _hot_files(self) -> list[Mapping[str, object]]:
         return list(islice(self._named(), _MOST_FILES))
@@ -208,7 +210,9 @@ class Activity:
 
     def _errors(self) -> Sequence[Mapping[str, object]]:
         """What applications were told, and what failed that tierfs does by itself or for an operator."""
-        told = [(one.at_ns, one.operation, one.path, one.error) for one in self._sight.told()]
+        told = [
+            (one.at_ns, one.operation, one.path, masked(one.error)) for one in list(self._sight.told())[-_MOST_ERRORS:]
+        ]
         failures = self._figures.engine.tier.events.failures
         own = [(one.at_ns, "background", one.path, one.reason) for one in failures]
         return [

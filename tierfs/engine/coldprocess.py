@@ -140,8 +140,8 @@ class ColdProcess:
                         if not self._was_ready:
                             raise error
                         _log.error("%s", error)  # a mount that serves goes on, and tries again
-                    case ("log", int(level), str(name), str(text), event):
-                        logging.getLogger(name).log(level, "%s", text, extra={"event": event})
+                    case ("log", int(level), str(name), str(text), dict(extra)):
+                        logging.getLogger(name).log(level, "%s", text, extra=extra)
                     case ("event", int(number), event):
                         self._waiting[number].call.happened(event)
                     case ("returned", int(number), value):

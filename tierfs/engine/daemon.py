@@ -208,14 +208,14 @@ class Daemon:
         """All regular files, with their stat, and what finding them took of the processor, in nanoseconds."""
         hot = self._tier.hot.for_thread()
 
-        def run() -> tuple[list[tuple[bytes, os.stat_result]], int]:
+        def timed_walk() -> tuple[list[tuple[bytes, os.stat_result]], int]:
             spent = Stopwatch()
             found = list(walk(hot, b""))
             spent.pause()
             return found, spent.spent_ns
 
         try:
-            return await trio.to_thread.run_sync(run)
+            return await trio.to_thread.run_sync(timed_walk)
         finally:
             hot.close()
 

@@ -23,6 +23,12 @@ class Entries:
 
     async def of(self, path: bytes, found: Found, around: Surroundings | None = None) -> Entry:
         """The entry of what is at a path. `around` is for who looks at many."""
+        return (await self.with_object(path, found, around))[0]
+
+    async def with_object(
+        self, path: bytes, found: Found, around: Surroundings | None = None
+    ) -> tuple[Entry, ObjectRef | None]:
+        """The same, and the object that holds its bytes; None where they are hot alone."""
         record, cached = found.record, 0
         hot = None if record else self._look(path)
         residency = hot.residency if hot else self.residency(path, found)
@@ -32,7 +38,7 @@ class Entries:
         else:
             reason = why_lost(record) if record and residency is Residency.LOST else ""
             cached = await self._hydrator.cached_bytes(record.object) if record and record.object else 0
-        return Entry(
+        entry = Entry(
             path=path,
             residency=residency,
             tier=tier_of(residency),
@@ -44,6 +50,7 @@ class Entries:
             reason=reason,
             kind=kind_of(found.st.st_mode),
         )
+        return entry, stored
 
     def residency(self, path: bytes, found: Found) -> Residency:
         """Where the bytes of what is at a path are."""

@@ -76,6 +76,7 @@ class Figures:
         passes, measured = e.daemon.passes, await self._measured(stock, seen)
         return {
             **{name: getattr(facts, name) for name in WHERE},
+            "api": seen.api,
             **{tier: one._asdict() for tier, one in stock.tiers.items()},
             "as_of_ns": stock.as_of_ns,
             "lost": stock.lost._asdict(),

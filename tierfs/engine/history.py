@@ -5,6 +5,7 @@ costs the minutes since the last time.
 """
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import trio
 from tierfs.core.costs import Traffic
 from tierfs.core.errors import CatalogError
 from tierfs.core.fill import FillSample, fill_from, fill_json, with_sample
+from tierfs.core.policy import matches
 from tierfs.core.records import Record
 from tierfs.core.residency import Residency
 from tierfs.core.runway import Growth, Room, Runway, Sample, growth_of, kept, runway, samples_from, samples_json
-from tierfs.core.usage import Gone, Hour, Usage, minus
+from tierfs.core.usage import Hour, Usage, days_of, minus
 from tierfs.engine.archive import Archiver
 from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.measures import Odometer
@@ -44,7 +46,7 @@ class History:
         before = self._samples[-1] if self._samples else Sample(0, 0)
         self._moved_before = before.released, before.restored
         self._counted = Traffic()
-        self._gone: list[Gone] = []
+        self._gone: dict[int, tuple[int, int]] = {}  # sums: a million files may be removed between two looks
         self._growth: Growth | None = growth_of(self._samples)
         self._releasable = 0
         tier.catalog.on_given_up = self._given_up
@@ -89,7 +91,7 @@ class History:
             self._tier.now(),
             used=(filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize,
             released=released + self._archiver.released_bytes,
-            restored=restored + self._restorer.restored_bytes,
+            restored=restored + self._restorer.restores.bytes,
         )
         self._samples = kept(self._samples, sample)
         self._growth = growth_of(self._samples)
@@ -98,25 +100,28 @@ class History:
         """Put what came since the last time into its hour."""
         store = self._odometer.known().store
         totals = Traffic(dict(store.requests), store.bytes_uploaded, store.bytes_downloaded)
-        self._usage = self._usage.counted(minus(totals, self._counted), tuple(self._gone), self._tier.now())
+        self._usage = self._usage.counted(minus(totals, self._counted), self._gone, self._tier.now())
         self._counted = totals
-        self._gone.clear()
+        self._gone = {}
 
     def _given_up(self, record: Record) -> None:
         """An object goes with its file. It was put when the file had been written to, so it is not older than that."""
         if record.object and record.object.etag:
-            age_ns = self._tier.now() - record.attributes.mtime_ns
-            self._gone.append(Gone(record.object.size, max(0, age_ns)))
+            days = days_of(self._tier.now() - record.attributes.mtime_ns)
+            files, size = self._gone.get(days, (0, 0))
+            self._gone[days] = files + 1, size + record.object.size
 
     def _count_releasable(self) -> int:
-        settings = self._tier.settings
+        """Bytes of mirrored files that may go when room is needed; who has them open is left aside."""
+        settings, pins = self._tier.settings, self._tier.pins
         if settings.read_only or not settings.auto_archive:
             return 0
-        view = CatalogView(self._tier.catalog.path)
-        try:
-            return view.tally([Residency.MIRRORED]).bytes
-        finally:
-            view.close()
+        with closing(CatalogView(self._tier.catalog.path)) as view:
+            if not (settings.keep_hot or pins):
+                return view.tally([Residency.MIRRORED]).bytes
+            return sum(
+                size for path, size in view.mirrored() if not (matches(path, settings.keep_hot) or pins.cover(path))
+            )
 
     def filled(self, sample: FillSample) -> None:
         """The tiers and the cache hold so much now."""

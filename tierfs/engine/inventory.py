@@ -50,8 +50,9 @@ class Recorded:
 class Stock:
     """Files and their bytes by tier; `as_of_ns` (since the epoch) is when all hot files were last looked at.
 
-    Until the first look there is no hot and no warm. `lost` are some of the cold. `held` is what hot and warm files
-    take on the disk. `deletions` and `moves` are objects that are still to be deleted, or to follow a rename.
+    Until the first look there is no hot, and warm is what the catalog says. `lost` are some of the cold. `held` is what
+    hot and warm files take on the disk. `deletions` and `moves` are objects that are still to be deleted, or to follow
+    a rename.
     """
 
     tiers: Mapping[str, Tally] = field(default_factory=dict)
@@ -188,7 +189,8 @@ class Inventory:
         return _stock(recorded, {"hot": hot, "warm": warm}, max(0, look.held + size), look.at_ns)
 
     def _unknown(self, recorded: Recorded) -> Stock:
-        return _stock(recorded, {}, 0, 0)
+        """What the catalog knows without a look."""
+        return _stock(recorded, {"warm": recorded.sum_of(Residency.MIRRORED)}, 0, 0)
 
 
 def _stock(recorded: Recorded, near: Mapping[str, Tally], held: int, at_ns: int) -> Stock:

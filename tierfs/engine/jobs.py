@@ -170,13 +170,22 @@ class Jobs:
         self._note()
 
     def _note(self) -> None:
-        """Write down which ones run. A catalog that cannot be written to is said elsewhere."""
-        running = [(one.id, one.verb, one.begun_ns) for one in self.all() if one.state == "running"]
+        """Write down which ones run, or end with this worker. A catalog that cannot be written to is said elsewhere."""
+        left = [one for one in self.all() if one.state == "running" or one.reason == _ENDED]
         with suppress(CatalogError):
-            self._tier.catalog.state_fact(JOBS, json.dumps(running))
+            self._tier.catalog.state_fact(JOBS, json.dumps([(one.id, one.verb, one.begun_ns) for one in left]))
 
     def _say_interrupted(self) -> None:
-        for job_id, verb, begun_ns in json.loads(self._tier.catalog.fact(JOBS) or "[]"):
+        for job_id, verb, begun_ns in _noted(self._tier.catalog.fact(JOBS) or "[]"):
             job = _Job(JobReport(job_id, verb, "running", begun_ns))
             self._jobs[job_id] = job
             self._end(job, "cancelled", _INTERRUPTED)
+
+
+def _noted(text: str) -> list[tuple[str, Verb, int]]:
+    """What the worker before has noted; nothing of what one of another version may have noted in its own way."""
+    try:
+        return [(str(job_id), verb, int(begun_ns)) for job_id, verb, begun_ns in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        log.warning("which jobs the worker before did not end cannot be read: %s", error)
+        return []

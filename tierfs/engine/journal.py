@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
+from typing import Any
 
 import trio
 
@@ -65,15 +66,20 @@ class Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line that is an event."""
-        happening = getattr(record, "event", None)
-        if happening is None:
+        if getattr(record, "event", None) is None:
             return
-        happening = {"reason": record.getMessage(), **happening}
         if threading.get_ident() == self._thread:
-            self._events.record(**happening)
+            self._take(record)
         else:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(lambda: self._events.record(**happening))
+                self._token.run_sync_soon(self._take, record)
+
+    def _take(self, record: logging.LogRecord) -> None:
+        happening: Mapping[str, Any] = vars(record)["event"]
+        try:
+            self._events.record(**{"reason": record.getMessage(), **happening})
+        except Exception:  # a line that is written wrongly is no reason to end whoever writes it, nor the loop
+            self.handleError(record)
 
 
 def line_of(event: EventReport) -> str:

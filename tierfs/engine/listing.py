@@ -2,7 +2,7 @@
 
 Both tiers are walked in a thread, hot directories by their own descriptors and the catalog by a connection of its own:
 a directory of 100,000 names is looked through without being felt. What changes meanwhile is seen or not, as in any
-listing; each file that is shown is looked at again.
+listing; each file that is shown is looked at again. What lies deeper than a request can name is not listed.
 """
 
 import errno
@@ -19,8 +19,9 @@ import trio
 
 from tierfs.core.errors import ControlError
 from tierfs.core.policy import matches
-from tierfs.core.reports import Entry
-from tierfs.engine.service import Operator
+from tierfs.core.reports import DEEPEST, Entry
+from tierfs.engine.entries import Entries
+from tierfs.engine.segments import Surroundings
 from tierfs.engine.tree import Tree
 from tierfs.stores.catalog_view import CatalogView
 from tierfs.stores.hot import HotTier, join
@@ -44,12 +45,14 @@ class Listed:
 class Listing:
     """Looks through the tree for an operator. Paths are bytes, relative to the root of the tree."""
 
-    def __init__(self, tree: Tree, operator: Operator) -> None:
+    def __init__(self, tree: Tree, entries: Entries) -> None:
         self._tree = tree
         self._tier = tree.tier
-        self._operator = operator
+        self._entries = entries
+        # One walk at a time, and in no thread that an fsync may wait for: each takes the interpreter from the loop.
+        self._turn = trio.CapacityLimiter(1)
 
-    async def find(self, path: bytes) -> Listed | None:
+    async def find(self, path: bytes, around: Surroundings | None = None) -> Listed | None:
         """The file at a path; None where there is none. IsADirectoryError for a directory."""
         try:
             found = self._tree.find_or_none(path)
@@ -57,20 +60,22 @@ class Listing:
             if error.errno in _NO_SUCH_PATH:
                 return None
             raise
-        if found and stat.S_ISDIR(found.st.st_mode):
+        if found is None:
+            return None
+        if stat.S_ISDIR(found.st.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
-        reports = [one async for one in self._operator.list_entries([path], recursive=False)]
-        return next((self._listed(one) for one in reports if isinstance(one, Entry) and one.path == path), None)
+        entry, stored = await self._entries.with_object(path, found, around)
+        return Listed(entry, stored.etag if stored else None)
 
     async def page(self, prefix: bytes, after: bytes, limit: int) -> list[Listed]:
         """The first files in the order of their paths that begin with a prefix and come after a path."""
         paths = await self._in_thread(lambda walk: list(islice(walk.ordered(prefix, after), limit)))
-        listed = []
+        listed, around = [], Surroundings(self._tier)
         for index, path in enumerate(paths):
             if index % _LOOKS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            with suppress(IsADirectoryError):  # it went away, and a directory came
-                found = await self.find(path)
+            with suppress(IsADirectoryError, FileNotFoundError):  # it went away; perhaps a directory came
+                found = await self.find(path, around)
                 listed += [found] if found else []
         return listed
 
@@ -88,10 +93,6 @@ class Listing:
         """The paths that were pinned, in order."""
         return sorted(self._tier.catalog.pins())
 
-    def _listed(self, entry: Entry) -> Listed:
-        record = self._tier.catalog.get(entry.path) if entry.key else None
-        return Listed(entry, record.object.etag if record and record.object else None)
-
     async def _in_thread(self, look: "Callable[[Walk], list[bytes]]") -> list[bytes]:
         hot = self._tier.hot.for_thread()
         catalog = self._tier.catalog.path
@@ -100,7 +101,7 @@ class Listing:
             with closing(CatalogView(catalog)) as view, closing(hot):
                 return look(Walk(hot, view))
 
-        return await trio.to_thread.run_sync(run)
+        return await trio.to_thread.run_sync(run, limiter=self._turn)
 
 
 class Walk:
@@ -148,7 +149,8 @@ class Walk:
             for entry in self._hot.scan(directory):
                 path = join(directory, os.fsencode(entry.name))
                 if entry.is_dir(follow_symlinks=False):
-                    yield path + b"/"
+                    if path.count(b"/") + 2 <= DEEPEST:  # with the name of a file in it
+                        yield path + b"/"
                 elif entry.is_file(follow_symlinks=False):
                     yield path
         for name in self._view.cold_names(directory):

@@ -111,6 +111,7 @@ class Measures:
             },
             "breaker": {kind: asdict(health) for kind, health in self.cold.health.items()},
             "lease": asdict(self.cold.lease) if self.cold.lease else None,
+            "hot_disk": asdict(self.disk),
             "runway": self.runway.as_json() if self.runway else None,
             **self.guard.as_json(),
             "cold_pid": self.cold.pid,

@@ -23,6 +23,8 @@ from tierfs.stores.s3_answers import TransferSizes, plan_part_size
 
 _IN_THE_STORE_ALONE = (Residency.COLD, Residency.RESTORING)
 _SIZES = TransferSizes()
+#: The operator's table may lie on a disk that hangs: so many threads wait for it then, and others have theirs.
+_MOST_THREADS = 2
 
 
 class Money:
@@ -34,10 +36,11 @@ class Money:
         self._odometer = odometer
         self._history = history
         self._store = store
+        self._threads = trio.CapacityLimiter(_MOST_THREADS)
 
     async def costs(self, own: str | None) -> Mapping[str, object]:
         """What the tree costs, at the mount's prices or at those of `own`, a table. ConfigError, CatalogError."""
-        rates = await trio.to_thread.run_sync(rates_of, self._store, self._tier.settings, own)
+        rates = await trio.to_thread.run_sync(rates_of, self._store, self._tier.settings, own, limiter=self._threads)
         files = await self._daemon.look_at_all()
         cache = (await self._odometer.read()).volume
         # In a thread, as the daemon plans: many files take longer than the loop may.
@@ -46,8 +49,11 @@ class Money:
         account = replace(held, watched_ns=watched_ns, traffic=hour.traffic, gone=hour.gone)
         return await trio.to_thread.run_sync(lambda: CostReport(account, rates).as_json())
 
-    def priced(self, actions: Iterable[Action]) -> list[PlannedAction]:
+    async def priced(self, actions: Iterable[Action]) -> list[PlannedAction]:
         """Planned actions with what they cost; without dollars where nobody knows the prices."""
+        return await trio.to_thread.run_sync(self._priced, actions, limiter=self._threads)
+
+    def _priced(self, actions: Iterable[Action]) -> list[PlannedAction]:
         price = pricing(self._store, self._tier.settings)
         return [
             PlannedAction(

@@ -9,12 +9,12 @@ from tierfs.core.histogram import Doublings
 from tierfs.core.records import Ino
 
 #: Those of a mount's facts that say where it is.
-WHERE = ("mountpoint", "store", "hot_directory", "state_directory", "api")
+WHERE = ("mountpoint", "store", "hot_directory", "state_directory")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a mount knows of itself and its surroundings; `api` is where it listens on TCP, empty for nowhere."""
+    """What a mount knows of itself and its surroundings."""
 
     mountpoint: str
     store: str
@@ -24,10 +24,9 @@ class Facts:
     worker_pid: int
     supervisor_pid: int
     passthrough: str = "off"
-    api: str = ""
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], version: str, passthrough: str, api: str) -> Self:
+    def of(cls, request: Mapping[str, Any], version: str, passthrough: str) -> Self:
         """The facts of a mount that was asked for like this, and is served by this process."""
         return cls(
             mountpoint=request["mountpoint"],
@@ -38,7 +37,6 @@ class Facts:
             worker_pid=os.getpid(),
             supervisor_pid=request["supervisor_pid"],
             passthrough=passthrough,
-            api=api,
         )
 
 
@@ -60,6 +58,7 @@ class Observations:
     """What the mount saw until now; counts since the worker started, but for what is open now.
 
     `errors` are the read_errors by the class of the error; `answered` is how long operations took, by their names.
+    `api` is where the mount listens on TCP now, empty for nowhere.
     """
 
     read_errors: int
@@ -73,6 +72,7 @@ class Observations:
     succession: Succession = Succession()
     errors: Mapping[str, int] = field(default_factory=dict)
     answered: Mapping[str, Doublings] = field(default_factory=dict)
+    api: str = ""
 
 
 class Told(NamedTuple):

@@ -20,6 +20,10 @@ class Pins:
         """Whether there is a pin at this very path."""
         return path in self._paths
 
+    def __bool__(self) -> bool:
+        """Whether anything is pinned."""
+        return bool(self._paths or self._patterns)
+
     def cover(self, path: bytes) -> bool:
         """Whether a file is pinned, itself or by a directory above it, by an operator or by a pattern."""
         if matches(path, self._patterns):

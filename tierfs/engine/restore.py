@@ -92,7 +92,6 @@ class Restorer:
         self._nursery: trio.Nursery | None = None
         self._active: dict[Ino, _Restore] = {}
         self.restores = Movements()
-        self.restored_bytes = 0  # that came back until now
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the restores: they go on when the one who asked first goes away."""
@@ -236,7 +235,6 @@ class Restorer:
         with naming(self._tier, ino, fd):
             restored = self._tier.restored(ino, stored, fd)
         self.came_back(ino)
-        self.restored_bytes += stored.size
         if restored.attributes != current.attributes:  # somebody changed them during the fsync
             apply_attributes(fd, restored.attributes, before=current.attributes)
             self._tier.refresh_identity(restored.path, ino)

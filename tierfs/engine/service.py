@@ -45,7 +45,7 @@ class Operator(Oversight):
         self.facts = facts
         self.figures = Figures(engine, facts, observe)
         self._activity = Activity(self.figures, sight or NoSight())
-        self._entries = Entries(engine.tree, engine.hydrator, engine.daemon)
+        self.entries = Entries(engine.tree, engine.hydrator, engine.daemon)
 
     # -- status --------------------------------------------------------------------------------------------------
 
@@ -77,10 +77,10 @@ class Operator(Oversight):
             if found is None:
                 yield Outcome(path, "failed", "no such file")
             elif not stat.S_ISDIR(found.st.st_mode):
-                yield await self._entries.of(path, found, around)
+                yield await self.entries.of(path, found, around)
             else:
                 for below, inside in self._below(path, recursive):
-                    yield await self._entries.of(below, inside, around)
+                    yield await self.entries.of(below, inside, around)
 
     def _find(self, path: bytes) -> Found | None:
         try:
@@ -128,10 +128,13 @@ class Operator(Oversight):
                 return Outcome(path, "unchanged", "kept hot by a pattern")
             return await self._outcome(path, moving, path in named)
 
-        async with trio.open_nursery() as nursery, receive:
-            nursery.start_soon(self._move_all, files, work, send)
-            async for outcome in receive:
-                yield outcome
+        try:
+            async with trio.open_nursery() as nursery, receive:
+                nursery.start_soon(self._move_all, files, work, send)
+                async for outcome in receive:
+                    yield outcome
+        except* GeneratorExit:
+            pass  # nobody wants the rest; the nursery makes an error of that, which is none
 
     async def leave(self) -> AsyncGenerator[Total | Outcome, None]:
         """Pin everything, then restore everything; see move(). NotEligible where there is no room for it."""
@@ -190,6 +193,8 @@ class Operator(Oversight):
             for path, _ in files:  # a task for each of them at once would take gigabytes
                 turn = object()
                 await limit.acquire_on_behalf_of(turn)
+                if self._engine.daemon.is_leaving:
+                    await trio.sleep_forever()  # this worker is about to end: what it begins now would be cut off
                 nursery.start_soon(one, path, turn)
 
     async def _outcome(self, path: bytes, work: Callable[[bytes], Awaitable[int]], is_named: bool) -> Outcome:
@@ -266,7 +271,7 @@ class Operator(Oversight):
 
     async def plan(self) -> Sequence[PlannedAction]:
         """What the policy would do now; changes nothing."""
-        return await trio.to_thread.run_sync(self.figures.money.priced, await self._engine.daemon.plan())
+        return await self.figures.money.priced(await self._engine.daemon.plan())
 
     async def costs(self, own: str | None) -> Mapping[str, object]:
         """What the tree costs: see docs of `tierfs cost --json`. `own`: the text of a price table. ConfigError."""

@@ -71,7 +71,7 @@ class Tier:
             pinned=self.pins.cover(path),
             retry_at_ns=retry_at_ns,
             failure=failure,
-            holes=max(0, st.st_size - st.st_blocks * 512),
+            holes=st.st_size - min(st.st_size, st.st_blocks * 512) // max(1, st.st_nlink),
         )
 
     def cold_record(self, path: bytes) -> Record | None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from tierfs.core.records import ObjectRef
@@ -192,7 +193,8 @@ class ChunkCache:
         return not is_whole and self._database.path_of(key) == path
 
     def _open(self) -> CacheDatabase:
-        os.makedirs(self.directory, 0o700, exist_ok=True)
+        # Not what it is in: a cold process may still come up when its mount, and the state directory, are gone.
+        Path(self.directory).mkdir(mode=0o700, exist_ok=True)
         os.chmod(self.directory, 0o700)
         self._overhead = 2 * max(4096, os.statvfs(self.directory).f_frsize)
         try:

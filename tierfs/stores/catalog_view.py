@@ -78,6 +78,13 @@ class CatalogView:
             )
             return [directory + b"/" + name if directory else name for directory, name in rows]
 
+    def mirrored(self) -> Iterator[tuple[bytes, int]]:
+        """Paths of mirrored files, and their bytes."""
+        with self._explaining():
+            rows = self._db.execute("SELECT directory, name, size FROM records WHERE residency = 'mirrored'")
+            for directory, name, size in rows:
+                yield directory + b"/" + name if directory else name, int(size)
+
     def object_sizes(self) -> dict[int, int]:
         """How many objects of each size the files of the tree have, older versions of hot files among them."""
         with self._explaining():

@@ -6,7 +6,7 @@ Everything that is written lies below the reserved prefix, and is removed again.
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,8 +102,8 @@ class S3Examined:
             return str(told) if told else None
         return None
 
-    def rights(self) -> Iterator[Right]:
-        """Try what tierfs does with objects, one action of IAM after the other."""
+    def rights(self) -> Generator[Right, None, None]:
+        """Try what tierfs does with objects, one action of IAM after the other; closed half way, it leaves nothing."""
         listing = self._tried("s3:ListBucket", _LIST, "list_objects_v2", Prefix=self._key, MaxKeys=1)
         yield listing
         if self._settings.read_only:
@@ -114,7 +114,7 @@ class S3Examined:
             yield put
             if not put.refusal or not listing.refusal:  # else a missing object looks like a forbidden one
                 yield self._read(listing)
-            yield from self._in_parts()
+            yield from self._in_parts()  # a list: who stops listening would leave the upload behind
             yield self._tried("s3:DeleteObject", _DELETE, "delete_object", self._key)
         finally:
             with suppress(StoreError):
@@ -124,16 +124,19 @@ class S3Examined:
         right = self._tried("s3:GetObject", "read cold files", "get_object", self._key)
         return replace(right, refusal="") if listing.refusal and self._settings.read_only else right
 
-    def _in_parts(self) -> Iterator[Right]:
+    def _in_parts(self) -> list[Right]:
         """An upload in parts that is begun, looked at, and given up."""
         try:
             upload_id = self._wire.call("create_multipart_upload", self._key)["UploadId"]
         except (AccessDenied, StoreRefused):
-            return  # of which s3:PutObject, or the self-test, has said what there is to say
-        about = {"UploadId": upload_id}
-        with suppress(StoreRefused):
-            yield self._tried("s3:ListMultipartUploadParts", _PARTS, "list_parts", self._key, **about)
-        yield self._tried("s3:AbortMultipartUpload", _ABORT, "abort_multipart_upload", self._key, **about)
+            return []  # of which s3:PutObject, or the self-test, has said what there is to say
+        about, rights = {"UploadId": upload_id}, list[Right]()
+        try:
+            with suppress(StoreRefused):
+                rights.append(self._tried("s3:ListMultipartUploadParts", _PARTS, "list_parts", self._key, **about))
+        finally:
+            rights.append(self._tried("s3:AbortMultipartUpload", _ABORT, "abort_multipart_upload", self._key, **about))
+        return rights
 
     def _tried(self, action: str, needed_for: str, operation: str, key: str = "", **arguments: Any) -> Right:
         """Whether one request is allowed. StoreError when it fails for another reason."""
