@@ -39,7 +39,7 @@ KEEPERS = {
     "click": {"cli/*.py"},
     "rich": {"cli/*.py"},
     "starlette": {"admin/*.py"},
-    "fastapi": {"admin/rest*.py", "admin/page.py"},
+    "fastapi": {"admin/rest*.py", "admin/page.py", "admin/swagger.py"},
     "hypercorn": {"admin/*.py"},
     "httpx": {"admin/*.py"},
     "prometheus_client": {"admin/metrics*.py"},

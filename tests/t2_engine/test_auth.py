@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from tests.conftest import require
-from tierfs.admin.auth import OriginGate, TokenGate, read_token
+from tierfs.admin.auth import OF_THE_PAGE, OriginGate, TokenGate, read_token
 from tierfs.core.errors import ConfigError
 
 TOKEN = "a-token-of-some-length"
@@ -123,6 +123,23 @@ async def test_a_browser_may_give_the_token_as_a_password_for_the_page_alone() -
     for garbage in ("Basic", "Basic !", "Basic " + b64encode(TOKEN.encode()).decode()):
         assert (await asked(gate, "GET", "/page/", [("authorization", garbage)])).status_code == 401
     assert (await asked(gate, "POST", "/page/", [("authorization", basic(TOKEN))])).status_code == 401
+    assert (await asked(gate, "GET", "/", [("authorization", basic(TOKEN))])).status_code == 200
+
+
+async def test_the_script_of_a_page_is_shown_figures_for_that_password() -> None:
+    """A page of another site has the browser send the password too, but cannot have it send the header."""
+    gate = TokenGate(everything, TOKEN.encode(), ("/page",), ("/shown",))
+    password, header = ("authorization", basic(TOKEN)), (OF_THE_PAGE, "1")
+    assert (await asked(gate, "GET", "/shown", [password, header])).status_code == 200
+    assert (await asked(gate, "GET", "/shown", [header])).headers["www-authenticate"].startswith("Basic realm=")
+    for method, path, headers in (
+        ("GET", "/shown", [password]),
+        ("POST", "/shown", [password, header]),
+        ("OPTIONS", "/shown", [password, header]),
+        ("GET", "/other", [password, header]),
+        ("GET", "/shown", [("authorization", basic("x")), header]),
+    ):
+        assert (await asked(gate, method, path, headers)).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from urllib.parse import quote_from_bytes
 import httpx
 import pytest
 import trio
+from pydantic import TypeAdapter
 
 from tests.assembly import Machine, World
 from tests.t2_engine.test_service import operator_of
 from tierfs.admin import rest_work, wire
 from tierfs.admin.control import serve
 from tierfs.admin.gateway import Gateway, api_of
+from tierfs.admin.shapes_cost import Cost
 from tierfs.core.config import Settings
 from tierfs.core.errors import AccessDenied, DeadlineExceeded, StoreUnavailable, TierfsError
 
@@ -227,7 +230,7 @@ async def test_a_path_outside_the_tree_is_not_there(world: World) -> None:
 async def test_what_is_not_there_is_said_to_be_so(world: World) -> None:
     """The control API of the commands is not served over TCP."""
     async with staged(world) as stage:
-        for path in ("/", "/api", "/api/v1", f"{TIERED}/segment", "/api/v1/status", "/x/api/v1/tiered/stats"):
+        for path in ("/none", "/api", "/api/v1", f"{TIERED}/segment", "/api/v1/status", "/x/api/v1/tiered/stats"):
             await stage.get(path, 404)
         stage.checked(await stage.http.delete(f"{TIERED}/stats"), 405)
         answer = await stage.http.options(at(b"f", "pins"))
@@ -458,13 +461,13 @@ async def test_health_and_configuration(world: World) -> None:
 
 
 async def test_no_endpoint_answers_without_the_token(world: World) -> None:
-    """Whatever is described, the page, and what is not there."""
+    """Whatever is described, the pages, and what is not there."""
     async with staged(world) as stage:
         described = await stage.get("/api/v1/openapi.json")
         paths = [path.replace("{path}", "f").replace("{job_id}", "1") for path in described["paths"]]
         assert len(paths) > 10
         async with httpx.AsyncClient(base_url=stage.http.base_url, trust_env=False) as stranger:
-            for path in [*paths, "/api/v1/openapi.json", "/api/v1/page", "/api/v1/page/", "/", "/none"]:
+            for path in [*paths, "/api/v1/openapi.json", "/api/v1/docs/", "/", "/status/", "/status/page.js", "/none"]:
                 for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
                     assert (await stranger.request(method, path)).status_code == 401
             key = {"sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA=="}
@@ -473,10 +476,65 @@ async def test_no_endpoint_answers_without_the_token(world: World) -> None:
                 assert (await stranger.get(path, headers=headers)).status_code == 403
 
 
-async def test_the_page_has_everything_and_asks_nobody_else(world: World) -> None:
+async def test_who_names_the_mount_alone_gets_the_status_page(world: World) -> None:
+    """All that it is made of is there, asks nobody else, and holds nothing of the mount."""
     async with staged(world) as stage:
-        page = await stage.http.get("/api/v1/page", follow_redirects=True)
-        assert page.url.path == "/api/v1/page/"
+        page = await stage.http.get("/", follow_redirects=True)
+        assert (page.url.path, page.headers["content-type"]) == ("/status/", "text/html; charset=utf-8")
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src")
+        assert "require-trusted-types-for 'script'" in policy
+        assert not {"unsafe", "data:", "*", "//"} & set(policy.split())
+        assert "<script>" not in page.text
+        assert " style=" not in page.text
+        files = ["page.html", "page.css", "page.js", "icon.svg"]
+        for name in files:
+            answer = await stage.http.get(f"/status/{name}")
+            assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+            assert "://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+            files += [found for found in re.findall(r'from "\./([a-z]+\.js)"', answer.text) if found not in files]
+        assert len(files) > 6
+        for name in ("none.js", "..%2fpage.py", "page.py"):
+            assert (await stage.http.get(f"/status/{name}")).status_code == 404
+
+
+async def test_a_browser_shows_figures_by_the_password_of_its_user(world: World) -> None:
+    """What the status page asks for; nothing else, and not for a page of another site, which cannot send the header."""
+    async with staged(world) as stage:
+        auth, of_the_page = ("anybody", TOKEN), {"x-tierfs-page": "1"}
+        async with httpx.AsyncClient(base_url=stage.http.base_url, trust_env=False, auth=auth) as browser:
+            for name in ("stats?quick=true", "jobs", "events", "plan"):
+                assert (await browser.get(f"{TIERED}/{name}", headers=of_the_page)).status_code == 200
+                assert (await browser.get(f"{TIERED}/{name}")).status_code == 401
+            for path in (f"{TIERED}/segments", "/api/v1/config", "/metrics", "/healthz"):
+                assert (await browser.get(path, headers=of_the_page)).status_code == 401
+            answer = await browser.post(f"{TIERED}/jobs/1/cancel", headers=of_the_page)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_figures_are_there_quickly_before_anybody_has_looked(world: World) -> None:
+    async with staged(world) as stage:
+        await stage.machine.write(b"f", b"x")
+        quick, thorough = await stage.get(f"{TIERED}/stats?quick=true"), await stage.get(f"{TIERED}/stats")
+        assert quick["hot_segments"] == thorough["hot_segments"] == 1
+
+
+async def test_what_a_tree_costs(world: World) -> None:
+    async with staged(world) as stage:
+        await stage.machine.write(b"f", b"x" * 1024)
+        await stage.machine.archive(b"f")
+        cost = await stage.get(f"{TIERED}/cost")
+        assert TypeAdapter(Cost).validate_python(cost) == cost
+        assert (cost["month"]["now"]["objects"], cost["month"]["now"]["object_bytes"]) == (1, 1024)
+        table = {"prices": str(world.hot.parent / "none.toml")}
+        stage.machine.tier.settings = Settings.of(**world.settings.model_dump(mode="json") | table)
+        assert "none.toml" in (await stage.get(f"{TIERED}/cost", 400))["error"]["message"]
+
+
+async def test_the_page_to_try_it_has_everything_and_asks_nobody_else(world: World) -> None:
+    async with staged(world) as stage:
+        page = await stage.http.get("/api/v1/docs", follow_redirects=True)
+        assert page.url.path == "/api/v1/docs/"
         policy = page.headers["content-security-policy"]
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
@@ -484,9 +542,9 @@ async def test_the_page_has_everything_and_asks_nobody_else(world: World) -> Non
         assert "//" not in page.text
         for name in ("start.js", "swagger-ui.css", "swagger-ui-bundle.js"):
             assert name in page.text
-            assert (await stage.http.get(f"/api/v1/page/{name}")).status_code == 200
+            assert (await stage.http.get(f"/api/v1/docs/{name}")).status_code == 200
         for name in ("index.html", "..%2f__init__.py", "none"):
-            assert (await stage.http.get(f"/api/v1/page/{name}")).status_code == 404
+            assert (await stage.http.get(f"/api/v1/docs/{name}")).status_code == 404
         answer = await stage.http.get("/healthz")
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
         assert answer.headers["x-content-type-options"] == "nosniff"

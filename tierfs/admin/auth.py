@@ -2,7 +2,9 @@
 
 The Unix socket asks the kernel who is there (see control). A browser of the owner's may get there too, through a
 tunnel, and would send what any page in it asks for: so requests from pages of other origins, and for names that
-somebody else's DNS may have led here, are turned away. Over TCP neither is needed: no browser sends a token by itself.
+somebody else's DNS may have led here, are turned away. Over TCP no browser sends a token by itself. It does send a
+password that its user gave for a page of ours, also with what a page of another site asks for: so that opens what is
+shown and changes nothing, and figures only with a header that no other site can have a browser send.
 """
 
 import hmac
@@ -27,6 +29,8 @@ _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
+#: Of the status page's own requests: a page of another site would have to ask first (a preflight, which has no token).
+OF_THE_PAGE = "x-tierfs-page"
 
 
 def read_token(path: Path) -> bytes:
@@ -62,14 +66,17 @@ def _why_no_secret(st: os.stat_result) -> str:
 class TokenGate:
     """Lets through who has the token, and answers 401 to everybody else, whatever it is that they ask for.
 
-    `page_paths` may be fetched with the token as the password of HTTP Basic as well: they are the page that a browser
-    shows, and a browser asks its user for nothing else.
+    `page_paths` may be fetched with the token as the password of HTTP Basic as well: they are the pages that a browser
+    shows, and a browser asks its user for nothing else. So may `shown_paths`, by the script of such a page.
     """
 
-    def __init__(self, app: ASGIApp, token: bytes, page_paths: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, token: bytes, page_paths: tuple[str, ...] = (), shown_paths: tuple[str, ...] = ()
+    ) -> None:
         self._app = app
         self._token = token
         self._page_paths = page_paths
+        self._shown_paths = shown_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -84,7 +91,7 @@ class TokenGate:
         if len(given) != 1:
             return False
         scheme, _, secret = given[0].partition(" ")
-        if scheme.lower() == "basic" and self._is_page(scope):
+        if scheme.lower() == "basic" and self._takes_password(scope):
             try:
                 secret = b64decode(secret.strip(), validate=True).decode("latin-1").partition(":")[2]
             except ValueError:
@@ -93,11 +100,17 @@ class TokenGate:
             return False
         return hmac.compare_digest(secret.strip().encode("latin-1", "replace"), self._token)
 
-    def _is_page(self, scope: Scope) -> bool:
-        return scope["method"] == "GET" and str(scope["path"]).startswith(self._page_paths)
+    def _takes_password(self, scope: Scope) -> bool:
+        """Whether a browser may ask for this with what its user typed."""
+        path = str(scope["path"])
+        if scope["method"] != "GET":
+            return False
+        is_page = bool(self._page_paths) and (path == "/" or path.startswith(self._page_paths))
+        return is_page or (path.startswith(self._shown_paths) and OF_THE_PAGE in Headers(scope=scope))
 
     def _refusal(self, scope: Scope) -> Response:
-        challenge = 'Basic realm="tierfs: any user, the token as password"' if self._is_page(scope) else "Bearer"
+        realm = 'Basic realm="tierfs: any user, the token as password"'
+        challenge = realm if self._takes_password(scope) else "Bearer"
         return refused("Unauthorized", "over TCP every request carries Authorization: Bearer TOKEN", 401, challenge)
 
 

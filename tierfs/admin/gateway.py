@@ -84,7 +84,7 @@ class Gateway:
             return
         while not self.try_open() or self._listener is None:  # noqa: ASYNC110  # a file or a port, which tell nobody
             await trio.sleep(_PAUSE_S)
-        gate = TokenGate(api, self._token, wire.PAGES)
+        gate = TokenGate(api, self._token, wire.PAGES, wire.SHOWN)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._load, api)
             nursery.start_soon(serve_tcp, gate, self._listener)

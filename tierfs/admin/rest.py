@@ -25,10 +25,13 @@ from tierfs.admin import shapes, wire
 from tierfs.admin.answers import Mounted, answer, complaint
 from tierfs.admin.control import answer_metrics, refusal
 from tierfs.admin.limits import BodyLimit
-from tierfs.admin.page import Page, Sealed
+from tierfs.admin.page import Page
 from tierfs.admin.rest_segments import Segments
 from tierfs.admin.rest_work import Work
+from tierfs.admin.seal import Sealed
 from tierfs.admin.shapes_activity import Activity
+from tierfs.admin.shapes_cost import Cost
+from tierfs.admin.swagger import Swagger
 from tierfs.core.errors import TierfsError
 from tierfs.core.toml import shown
 from tierfs.engine.measures import Measures
@@ -116,6 +119,7 @@ class Overview:
         add(f"{_TIERED}/stats", self.stats, response_model=shapes.Stats, tags=["overview"])
         add(f"{_TIERED}/activity", self.activity, response_model=Activity, tags=["overview"])
         add(f"{_TIERED}/plan", self.plan, response_model=shapes.Plan, tags=["overview"])
+        add(f"{_TIERED}/cost", self.cost, response_model=Cost, tags=["overview"])
         add(f"{wire.API}/config", self.configuration, response_model=shapes.Configuration, tags=["overview"])
 
     async def health(self) -> Response:
@@ -138,9 +142,15 @@ class Overview:
         """What is counted, for Prometheus: see docs/METRICS.md."""
         return await answer_metrics(self._mounted.operator, request)
 
-    async def stats(self) -> Response:
-        """The mount in figures. A segment is a regular file."""
-        return answer(stats_of(await self._mounted.operator.status()))
+    async def stats(
+        self,
+        quick: Annotated[bool, Query(description="Do not look at hot files for it where that takes a while.")] = False,
+    ) -> Response:
+        """The mount in figures. A segment is a regular file.
+
+        `as_of_ns` in `status` says when all hot files were last looked at: quickly asked, that may be a while ago.
+        """
+        return answer(stats_of(await self._mounted.operator.status(quick)))
 
     async def activity(self) -> Response:
         """What goes on right now, and how the tiers filled: quick, to be asked every second.
@@ -162,6 +172,13 @@ class Overview:
         ]
         size = sum(one.size for one in actions)
         return answer({"files": len(actions), "bytes": size, "actions": listed, "omitted": len(actions) - len(listed)})
+
+    async def cost(self) -> Response:
+        """What the tree costs now, would cost all hot and under the policy, and what the last day's requests did.
+
+        Looks at all files; dollars are decimal numbers as text.
+        """
+        return answer(await self._mounted.operator.costs(None))
 
     async def configuration(self) -> Response:
         """What the mount was made with: where everything is, and every setting. Nothing in it is secret."""
@@ -204,7 +221,7 @@ def _store_state(measured: Measures | None) -> shapes.StoreState:
 
 
 def application(mounted: Mounted) -> ASGIApp:
-    """The ASGI application over a mount, with its description and its page."""
+    """The ASGI application over a mount, with its description and its pages."""
     register_url_convertor("any_path", AnyPath())
     app = FastAPI(
         title="tierfs",
@@ -230,6 +247,7 @@ def application(mounted: Mounted) -> ASGIApp:
 
     app.add_api_route(wire.OPENAPI, openapi, include_in_schema=False)
     Page().add_to(app)
+    Swagger().add_to(app)
     return Sealed(BodyLimit(app))
 
 

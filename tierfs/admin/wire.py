@@ -38,9 +38,12 @@ LINES = "application/x-ndjson"
 VERBS: tuple[Verb, ...] = ("archive", "release", "restore")
 _LONGEST_NUMBER = 18  # digits of what fits into 64 bits
 OPENAPI = f"{API}/openapi.json"
-PAGE = f"{API}/page"
+DOCS = f"{API}/docs"
+PAGE = "/status"
 #: What a browser shows, and all that it is made of: nothing in it knows of the mount.
-PAGES = (PAGE, OPENAPI)
+PAGES = (PAGE, DOCS, OPENAPI)
+#: What the status page asks of the mount.
+SHOWN = tuple(f"{API}/tiered/{name}" for name in ("stats", "activity", "events", "jobs", "plan", "cost"))
 
 _TAGS: dict[type, str] = {
     Entry: "entry",

@@ -49,9 +49,9 @@ class Operator(Oversight):
 
     # -- status --------------------------------------------------------------------------------------------------
 
-    async def status(self) -> Mapping[str, object]:
-        """The mount in figures."""
-        return await self.figures.status()
+    async def status(self, is_quick: bool = False) -> Mapping[str, object]:
+        """The mount in figures; `is_quick`: with what is known of the hot files, where to look takes a while."""
+        return await self.figures.status(is_quick)
 
     async def keep_totals(self) -> None:
         """Keep up what would be lost, or known too late, if nobody asked for it; until cancelled."""
