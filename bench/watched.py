@@ -32,7 +32,7 @@ _STATUS_PAGE_S = 2.0
 _SCRAPE_S = 5.0
 _SHELL_S = 1.0
 _XATTRS = ("state", "object", "etag", "cached", "pinned", "reason")
-_OF_THE_PAGE = ("stats", "activity", "jobs", "events?after=0&limit=100")
+_OF_THE_PAGE = ("stats?quick=true", "activity", "jobs", "events?after=0")
 _BLOCK = b"x" * 4096
 
 

@@ -111,7 +111,7 @@ class Ledger:
     refusal = ""
     order = CheckOrder()
 
-    async def status(self) -> dict[str, object]:
+    async def status(self, is_quick: bool = False) -> dict[str, object]:
         return {**STATUS, "cold": {"files": self.cold, "bytes": self.cold << 40}}
 
     async def activity(self) -> dict[str, object]:

@@ -43,7 +43,7 @@ class Ledger:
         self.endings: list[str] = []
         self.held = trio.Event()
 
-    async def status(self) -> dict[str, object]:
+    async def status(self, is_quick: bool = False) -> dict[str, object]:
         return {"mountpoint": "/m", "hot": {"files": 1, "bytes": 2}, "warnings": []}
 
     async def activity(self) -> dict[str, object]:

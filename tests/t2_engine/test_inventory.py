@@ -77,6 +77,20 @@ async def test_a_large_tree_is_kept_up_with_what_moves(world: World) -> None:
         assert files_of((await inventory.count()).tiers) == {"hot": (1, 4), "warm": (2, 4), "cold": (1, 2)}
 
 
+async def test_those_who_ask_often_have_looks_made_for_a_small_share_of_the_time(world: World) -> None:
+    """Of 10 ms each: one in two seconds, however many ask."""
+    async with world.running() as machine:
+        inventory = inventory_of(machine)
+        await three_files(machine)
+        await inventory.count()
+        assert machine.daemon.look
+        await machine.write(b"new", b"1234")
+        machine.daemon.look = first = replace(machine.daemon.look, at_ns=world.now(), cpu_ns=10_000_000)
+        assert (await inventory.glance()).as_of_ns == first.at_ns
+        world.offset_ns += 2 * 10**9
+        assert files_of((await inventory.glance()).tiers) == {"hot": (2, 5), "warm": (1, 2), "cold": (1, 3)}
+
+
 async def test_who_asks_first_waits_for_a_look_and_a_scrape_does_not(world: World) -> None:
     async with world.running() as machine:
         inventory = inventory_of(machine)

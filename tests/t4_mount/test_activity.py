@@ -1,6 +1,7 @@
 """What goes on now, of a real mount: the view agrees with `status`, and over REST; a new worker begins anew."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -79,6 +80,19 @@ def test_all_views_agree_under_load(mount: Mount) -> None:
     assert now["cache"]["limit_bytes"] == status["cache"]["limit_bytes"]
     assert {one["path"]: one["tier"] for one in now["hottest"]}.items() >= {"hot": "hot", "cold": "cold"}.items()
     assert sum(one["bytes"] for one in now["hottest"] if one["path"] == "cold") > 0
+
+
+def test_a_cold_process_that_hangs_hides_nothing(mount: Mount) -> None:
+    before = activity(mount)
+    pid = int(mount.status()["cold_pid"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        (mount.path / "meanwhile").write_bytes(b"x")
+        after = activity(mount)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert after["operations"]["create"]["count"] > before["operations"]["create"]["count"]
+    assert after["bytes"]["downloaded"] >= before["bytes"]["downloaded"]
 
 
 def test_what_the_worker_moves_is_counted() -> None:

@@ -55,9 +55,11 @@ class Client:
             )
         return cls(mount.mountpoint, socket_of(mount.mountpoint))
 
-    def status(self) -> dict[str, Any]:
-        """The mount in figures."""
-        with self._asking("GET", f"{wire.API}/status", None, _STATUS_SECONDS) as answer:
+    def status(self, is_quick: bool = False) -> dict[str, Any]:
+        """The mount in figures; `is_quick`: hot files as they were counted a while ago, where to count takes long."""
+        with self._asking(
+            "GET", f"{wire.API}/status{'?quick=true' if is_quick else ''}", None, _STATUS_SECONDS
+        ) as answer:
             return cast("dict[str, Any]", json.loads(answer.read()))
 
     def activity(self) -> dict[str, Any]:

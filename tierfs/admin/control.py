@@ -1,6 +1,6 @@
 """The control API: HTTP on a Unix socket, inside the worker's trio loop.
 
-    GET  /api/v1/status                                   one JSON object
+    GET  /api/v1/status?quick=true                        one JSON object; quick: for who asks every few seconds
     GET  /api/v1/activity                                 one JSON object
     POST /api/v1/list                {paths, recursive}   entries; an outcome for a path that is not there
     POST /api/v1/archive|release|restore {paths, recursive}   a total, then one outcome per file
@@ -151,8 +151,9 @@ def beside(app: Starlette, others: ASGIApp) -> ASGIApp:
 _Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
-async def _status(service: Service, _request: Request) -> Response:
-    return Response(wire.dump(await service.status()), media_type="application/json")
+async def _status(service: Service, request: Request) -> Response:
+    is_quick = wire.checked_flag(request.query_params.get("quick"))
+    return Response(wire.dump(await service.status(is_quick)), media_type="application/json")
 
 
 async def _activity(service: Service, _request: Request) -> Response:

@@ -23,8 +23,8 @@ class Service(Protocol):
     Methods raise TierfsError or OSError when the whole request fails; what fails for one file is its outcome.
     """
 
-    async def status(self) -> Mapping[str, object]:
-        """The mount in figures: see docs of `tierfs status --json`."""
+    async def status(self, is_quick: bool = False) -> Mapping[str, object]:
+        """The mount in figures, see `tierfs status --json`; `is_quick`: hot files as they were counted a while ago."""
         ...
 
     async def activity(self) -> Mapping[str, object]:

@@ -44,7 +44,7 @@ class Follower:
             is_new = not before.activity or before.activity["since_ns"] != activity["since_ns"]
             status = before.status
             if is_new or time.monotonic() - self._status_at >= _STATUS_EACH_S:
-                status, self._status_at = client.status(), time.monotonic()
+                status, self._status_at = client.status(is_quick=True), time.monotonic()
         except ControlError as error:
             if not before.activity:
                 raise

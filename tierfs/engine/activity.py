@@ -28,6 +28,7 @@ from tierfs.engine.observed import Observations, Sight
 from tierfs.stores.cold import StoreCounters
 
 _PAUSE_S = 5.0
+_PATIENCE_S = 1.0
 #: Latencies are those since the oldest of so many marks: of the last two minutes.
 _MARKS, _MARK_EACH_S = 12, 10.0
 _FILL_EACH_NS = 60 * 10**9
@@ -79,7 +80,9 @@ class Activity:
     async def report(self) -> Mapping[str, object]:
         """All of it, for JSON: see docs/API.md. CatalogError."""
         figures = self._figures
-        cold, seen = await figures.odometer.read(), figures.observe()
+        with trio.move_on_after(_PATIENCE_S):  # a cold process that hangs is a reason to look, not to see nothing
+            await figures.odometer.read()
+        cold, seen = figures.odometer.known(), figures.observe()
         await self._count_uses()
         hottest = self._hot_files()
         await trio.lowlevel.checkpoint()

@@ -24,6 +24,8 @@ from tierfs.stores.catalog_view import CatalogView
 _MOST_FOR_STATUS_NS = 100_000_000
 #: A scrape comes every few seconds, and nobody is to feel it.
 _MOST_FOR_SCRAPES_NS = 10_000_000
+#: However many ask so often: looks for them take no more of the time than one part in so many, but for the smallest.
+_SHARE_OF_LOOKS, _SMALLEST_NS = 200, 2_000_000
 #: Where summing up the catalog takes longer than this, scrapes do not wait for it: it is done every few seconds, and
 #: never for more than a twentieth of the time.
 _QUICK_NS, _PAUSE_S, _SHARE = 10_000_000, 5.0, 20
@@ -126,7 +128,7 @@ class Inventory:
         look = self._daemon.look
         if look is None:
             return self._unknown(recorded)
-        if self._is_costly(look):
+        if self._is_costly(look) or self._is_young(look):
             return self._kept_up(recorded, look)
         await self._daemon.look_at_all()
         return self._fresh(recorded)
@@ -139,6 +141,9 @@ class Inventory:
     @staticmethod
     def _is_costly(look: Look) -> bool:
         return look.cpu_ns > _MOST_FOR_SCRAPES_NS
+
+    def _is_young(self, look: Look) -> bool:
+        return look.cpu_ns > _SMALLEST_NS and self._tier.now() - look.at_ns < _SHARE_OF_LOOKS * look.cpu_ns
 
     def _brought(self) -> tuple[int, int]:
         restores, releases = self._restores, self._releases
