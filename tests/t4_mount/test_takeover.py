@@ -325,6 +325,13 @@ def test_an_upgrade_is_not_noticed(mode: str) -> None:
         assert after["succession"]["take_overs"] == 1
 
 
+def test_what_an_operator_asks_right_after_an_upgrade_waits_for_the_store() -> None:
+    with directory() as home, mounted(Plan(home)) as mount:
+        (mount.path / "file").write_bytes(b"bytes")
+        assert _upgrade(mount).returncode == 0
+        assert [outcome.result for outcome in mount.outcomes("release", "file")] == ["done"]
+
+
 def test_an_upgrade_lets_an_archive_end() -> None:
     with directory() as home, mounted(Plan(home)) as mount:
         (mount.path / "file").write_bytes(os.urandom(64 << 20))

@@ -60,7 +60,9 @@ class Call:
 
 
 class Calls(Protocol):
-    """Who runs calls."""
+    """Who runs calls. Before `ready`, those of a worker that has just taken over fail."""
+
+    ready: trio.Event
 
     async def run(self, call: Call) -> Any:
         """What the call returns or raises. One that is cancelled here is told to end, and not waited for."""
@@ -71,6 +73,8 @@ class InThreads:
     """Runs calls in threads of this process: for tests, and for what is over soon."""
 
     def __init__(self, side: ColdSide) -> None:
+        self.ready = trio.Event()
+        self.ready.set()
         self._side = side
         self._of_the_cache = trio.CapacityLimiter(_CACHE_THREADS)
         self._others = trio.CapacityLimiter(_THREADS)

@@ -18,6 +18,8 @@ from tierfs.engine.coldside import ColdNumbers
 from tierfs.engine.snapshot import Order, Taken
 from tierfs.stores.cold import Deleted, ObjectInfo
 
+_COMING_UP_S = 15.0  # an interpreter, boto3 and the first connection, on a busy machine
+
 #: Told that one chunk is in its slot, verified; answers whether the others are still wanted.
 Landed = Callable[[int], bool]
 
@@ -96,6 +98,11 @@ class ColdTier:
     async def take_lease(self, is_forced: bool) -> LeaseReport | None:
         """Ask for the right to write to the store, which is then kept; None for a mount that writes nothing."""
         return cast(LeaseReport | None, await self._run("take_lease", is_forced))
+
+    async def come_up(self) -> None:
+        """Wait until the cold side of a worker that has just begun is there, some seconds at most."""
+        with trio.move_on_after(_COMING_UP_S):
+            await self._calls.ready.wait()
 
     async def tidy(self) -> None:
         """Remove what uploads of this mount have left in the store, and nobody goes on with."""

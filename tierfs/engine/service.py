@@ -111,6 +111,7 @@ class Operator(Oversight):
         A file that the rules keep where it is has failed when it was named, and is unchanged when -r came across it,
         or the segment that another one belongs to.
         """
+        await self._engine.cold.come_up()
         files: list[tuple[bytes, Found]] = []
         refused: list[Outcome] = []
         for path in dict.fromkeys(paths):
