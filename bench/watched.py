@@ -31,6 +31,7 @@ from tierfs.admin import registry, wire
 _STATUS_PAGE_S = 2.0
 _SCRAPE_S = 5.0
 _SHELL_S = 1.0
+_BEGIN_S = 2.0  # an interpreter and its libraries
 _XATTRS = ("state", "object", "etag", "cached", "pinned", "reason")
 _OF_THE_PAGE = ("stats?quick=true", "activity", "jobs", "events?after=0")
 _BLOCK = b"x" * 4096
@@ -69,12 +70,12 @@ def _shell(_asker: httpx.Client, _mountpoint: str, path: str) -> None:
 
 
 @contextmanager
-def watching(mountpoint: str, path: Path) -> Iterator[None]:
+def watching(mountpoint: str, path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Somebody watches, in a process of its own, as long as the block runs."""
     command = [sys.executable, "-m", "bench.watched", "--watch", mountpoint, str(path)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:
-            yield
+            yield process
             if process.poll() is not None:
                 raise RuntimeError(f"who should have watched has ended with status {process.returncode}")
         finally:
@@ -131,18 +132,16 @@ def compared(mountpoint: str, work: Callable[[Path, float], int], rounds: int, w
     """How fast it is watched, beside not watched: the median of the rounds, and where it is with 95 % certainty."""
     directory = Path(mountpoint, "d00000")
     ratios, rates = [], []
-    for index in range(rounds):
-        found: dict[bool, float] = {}
-        for is_watched in (index % 2 == 0, index % 2 == 1):
-            if is_watched:
-                with watching(mountpoint, directory / "f0000007"):
-                    time.sleep(1)  # an interpreter starts beside nobody's work
-                    found[True] = _rate(work, directory, window_s)
-            else:
-                time.sleep(1)
-                found[False] = _rate(work, directory, window_s)
-        ratios.append(found[True] / found[False])
-        rates.append(found[False])
+    with watching(mountpoint, directory / "f0000007") as watcher:
+        time.sleep(_BEGIN_S)
+        for index in range(rounds):
+            found: dict[bool, float] = {}
+            for is_watched in (index % 2 == 0, index % 2 == 1):
+                watcher.send_signal(signal.SIGCONT if is_watched else signal.SIGSTOP)
+                found[is_watched] = _rate(work, directory, window_s)
+            ratios.append(found[True] / found[False])
+            rates.append(found[False])
+        watcher.send_signal(signal.SIGCONT)
     return {"per_second": statistics.median(rates), "ratio": statistics.median(ratios), "within": _within(ratios)}
 
 
@@ -173,7 +172,7 @@ def share(mountpoint: str, pid: int, seconds: float) -> dict[str, float]:
 
     unwatched = spent()
     with watching(mountpoint, Path(mountpoint, "d00000", "f0000007")):
-        time.sleep(1)
+        time.sleep(_BEGIN_S)
         return {"unwatched": unwatched, "watched": spent()}
 
 
@@ -196,8 +195,8 @@ def measure(home: Path, asked: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.watched", description=__doc__)
     parser.add_argument("--files", type=int, default=10_000, help="hot files of the mount (default 10,000)")
-    parser.add_argument("--rounds", type=int, default=20, help="pairs of windows of each kind of work (default 20)")
-    parser.add_argument("--window", type=float, default=6.0, help="seconds of a window (default 6)")
+    parser.add_argument("--rounds", type=int, default=60, help="pairs of windows of each kind of work (default 60)")
+    parser.add_argument("--window", type=float, default=2.0, help="seconds of a window (default 2)")
     parser.add_argument("--directory", type=Path, help="where to work: a disk, or /dev/shm (default: TMPDIR)")
     parser.add_argument("--watch", help=argparse.SUPPRESS)
     parser.add_argument("path", nargs="?", help=argparse.SUPPRESS)

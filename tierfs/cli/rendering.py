@@ -218,7 +218,7 @@ def _runway(runway: Mapping[str, Any]) -> str:
     """Until when the hot tier has room, as things are and with the store down."""
     up, down = runway["up"], runway["down"]
     if up["state"] == "unknown":
-        return f"not enough history yet to say when the hot tier is full ({shown_age(runway['history_s'])})"
+        return f"when the hot tier is full is known after half an hour; watched for {shown_age(runway['history_s'])}"
     if runway["is_down"]:
         return f"{outlook(down)}; the store is down"
     return f"{outlook(up)}; with the store down: {outlook(down)}"
