@@ -21,6 +21,7 @@ from tierfs.admin.pages import pages_of
 from tierfs.core.config import Settings
 from tierfs.core.records import Fd, Handle
 from tierfs.engine.numbers import FIRST_MADE, ROOT
+from tierfs.engine.observed import Told
 from tierfs.engine.tree import Tree
 from tierfs.mount import again
 from tierfs.mount.changes import Changes
@@ -265,7 +266,7 @@ async def test_what_the_files_say(world: World) -> None:
         await machine.write(b"failed", b"content!")
         machine.tier.failures[b"failed"] = (2, 99, "the store is away")
         request = {"source": "s3://b/p", "mountpoint": "/m\udcff\n", "hot": "/hot", "state": "/state", "other": ""}
-        told = [(17, "read", "the object is gone")]
+        told = [Told(17, "read", b"read", "the object is gone")]
         machine.filesystem.control.offer(pages_of(operator, request, machine.tier, told))
 
         async def said(name: bytes) -> str:
@@ -282,7 +283,7 @@ async def test_what_the_files_say(world: World) -> None:
         happened = [json.loads(line)["event"] for line in (await said(b"events")).splitlines()]
         assert (happened[-1]["kind"], happened[-1]["reason"]) == ("pass", "1 to archive")
         assert [json.loads(line) for line in (await said(b"errors")).splitlines()] == [
-            {"at_ns": 17, "operation": "read", "error": "the object is gone"},
+            {"at_ns": 17, "operation": "read", "path": "read", "error": "the object is gone"},
             {"path": "failed", "failures": 2, "retry_at_ns": 99, "error": "the store is away"},
         ]
         written = tomllib.loads(await said(b"config"))
